@@ -1,0 +1,6 @@
+"""A node's API from elsewhere: the same methods, the same outcomes, over a Unix socket or HTTP."""
+
+from raftstore.client.client import Client
+from raftstore.client.problems import NoAnswer, RequestFailed, Unreachable
+
+__all__ = ["Client", "NoAnswer", "RequestFailed", "Unreachable"]

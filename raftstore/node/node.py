@@ -1,0 +1,384 @@
+"""`Node`: what a gateway embeds. Ask it to bind, move and end sessions, and, per packet, whether it owns one.
+
+The node runs on an event loop of its own, in its own thread, so that a blocking embedder cannot stall it; the
+methods here may be awaited on any loop, and `BlockingNode` offers the same to threads. Every method that changes a
+session returns it as of that very transition, or raises: Rejected (the cluster decided against it), Unavailable
+(refused here before any proposal: no effect, ever), OutcomeUnknown (proposed, no answer in time), InvalidArgument.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from concurrent.futures import Future as ThreadFuture
+from typing import Any, Self, TypeVar
+
+from raftstore.config import ClusterConfig
+from raftstore.errors import InvalidArgument, Unavailable
+from raftstore.node import procedures, status
+from raftstore.node.answers import session_or_raise
+from raftstore.node.bridge import Inbox, Outlet
+from raftstore.node.dispatch import AssignedCallback, Dispatcher, FencedCallback, LateCommitCallback
+from raftstore.node.requests import MIGRATION, Request, Requests
+from raftstore.node.runtime import Runtime, Ticket, new_event_loop
+from raftstore.ports import Clock, SystemClock
+from raftstore.types import Binding, OpId, Reason, Session, SessionState
+
+T = TypeVar("T")
+START_TIMEOUT_MS = 30_000
+CONSISTENCIES = ("linearizable", "local")
+
+
+class Node:
+    """One member of the cluster. Use as an async context manager, or `start` and `stop`.
+
+    `insecure` runs the peer links without TLS, on loopback addresses only. With `own_thread=False` the node runs on
+    the loop of whoever starts it (a process that does nothing else).
+    """
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        node_id: str,
+        *,
+        insecure: bool = False,
+        own_thread: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
+        config.node(node_id)  # ConfigError when there is none
+        self.config = config
+        self.node_id = node_id
+        self._insecure = insecure
+        self._own_thread = own_thread
+        self._clock = clock or SystemClock()
+        self._requests = Requests(config)
+        self._dispatcher = Dispatcher()
+        self._outlets: dict[asyncio.AbstractEventLoop, Outlet] = {}
+        self._runtime: Runtime | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._inbox: Inbox | None = None
+        self._thread: threading.Thread | None = None
+
+    # --- life --------------------------------------------------------------------------------------------------
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.stop()
+
+    async def start(self, *, wait_ms: int | None = START_TIMEOUT_MS) -> None:
+        """Open storage, listen, join. Returns once the node is caught up and holds its lease.
+
+        Unavailable when it is not ready within `wait_ms` milliseconds, saying why; the node is stopped again then.
+        With None it does not wait. StorageError, TransportError, ConfigError when it cannot start at all.
+        """
+        if self._runtime is not None:
+            raise Unavailable(Reason.NODE_STOPPING, f"{self.node_id} was started before: make a new Node")
+        caller_loop = asyncio.get_running_loop()
+        self._dispatcher.deliver_to(caller_loop)
+        if self._own_thread:
+            self._loop = new_event_loop()
+            name = f"raftstore-{self.node_id}"
+            self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+            self._thread.start()
+        else:
+            self._loop = caller_loop
+        self._inbox = Inbox(self._loop)
+        self._runtime = Runtime(
+            self.config, self.node_id, insecure=self._insecure, clock=self._clock, dispatcher=self._dispatcher
+        )
+        try:
+            await self._on_loop(self._runtime.open())
+            if wait_ms is not None:
+                await self.wait_ready(wait_ms)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self, *, drain: bool = False) -> None:
+        """Stop gracefully: drain if asked, own nothing, hand leadership over, say goodbye, close."""
+        runtime, loop = self._runtime, self._loop
+        if runtime is None or loop is None or loop.is_closed():
+            return
+        await self._on_loop(runtime.stop(drain=drain))
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            await asyncio.get_running_loop().run_in_executor(None, thread.join)
+            loop.close()
+
+    async def wait_ready(self, wait_ms: int) -> None:
+        """Returns once this node can serve. Unavailable, saying why not, after `wait_ms` milliseconds."""
+        await self._on_loop(self._opened().wait_ready(wait_ms))
+
+    async def wait_failed(self) -> str:
+        """Returns, with the reason, when the node has stopped serving for good."""
+        return await self._on_loop(self._opened().wait_failed())
+
+    def _opened(self) -> Runtime:
+        if self._runtime is None or not self._runtime.is_open:
+            raise Unavailable(Reason.NODE_STOPPING, f"{self.node_id} is not running")
+        return self._runtime
+
+    async def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the node's loop and wait for it here."""
+        loop = self._loop
+        assert loop is not None
+        if loop is asyncio.get_running_loop():
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+
+    def _call(self, function: Callable[[], T]) -> T:
+        """Run a quick function on the node's thread and wait for it: the replica is touched nowhere else."""
+        loop, inbox = self._loop, self._inbox
+        assert loop is not None and inbox is not None
+        if _running_loop() is loop:
+            return function()
+        done: ThreadFuture[T] = ThreadFuture()
+
+        def run() -> None:
+            try:
+                done.set_result(function())
+            except BaseException as problem:
+                done.set_exception(problem)
+
+        inbox.post(run)
+        return done.result()
+
+    # --- one op --------------------------------------------------------------------------------------------------
+    async def _op(self, request: Request) -> Session:
+        runtime, inbox = self._opened(), self._inbox
+        assert inbox is not None
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        ticket = Ticket(request)
+        if loop is self._loop:
+            ticket.deliver = lambda answer: None if future.done() else future.set_result(answer)
+            runtime.submit(ticket)
+        else:
+            outlet = self._outlet_to(loop)
+            ticket.deliver = lambda answer: outlet.answer(future, answer)
+            inbox.post(lambda: runtime.submit(ticket))
+        try:
+            answer = await future
+        except asyncio.CancelledError:
+            inbox.post(lambda: runtime.caller_left(ticket))
+            raise
+        return session_or_raise(answer, runtime.op_id(ticket))
+
+    def _outlet_to(self, loop: asyncio.AbstractEventLoop) -> Outlet:
+        outlet = self._outlets.get(loop)
+        if outlet is None:
+            assert self._loop is not None
+            for closed in [known for known in self._outlets if known.is_closed()]:
+                del self._outlets[closed]
+            outlet = self._outlets[loop] = Outlet(self._loop, loop)
+        return outlet
+
+    async def create(
+        self,
+        session_id: str,
+        *,
+        binding: Binding | None = None,
+        ttl_ms: int | None = None,
+        policy: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> Session:
+        """A new session, owned here: ATTACHED with a binding, else RECOVERING. `policy` "deny" or "terminate"."""
+        return await self._op(self._requests.create(session_id, binding, ttl_ms, policy, timeout_ms))
+
+    async def reattach(
+        self,
+        session_id: str,
+        *,
+        expected_version: int,
+        binding: Binding,
+        nonce: int | None = None,
+        timeout_ms: int | None = None,
+    ) -> Session:
+        """Bind a new transport in place of the old (ownership model, sections 1 and 4). A nonce must grow."""
+        return await self._op(self._requests.reattach(session_id, expected_version, binding, nonce, timeout_ms))
+
+    async def detach(
+        self, session_id: str, *, expected_version: int, reason: str = "DETACHED", timeout_ms: int | None = None
+    ) -> Session:
+        """Release the binding; the session may reattach within the window. `owns` is false from this call on."""
+        return await self._op(self._requests.detach(session_id, expected_version, reason, timeout_ms))
+
+    async def renew(
+        self, session_id: str, *, expected_version: int, ttl_ms: int | None = None, timeout_ms: int | None = None
+    ) -> Session:
+        """A new time to live in milliseconds, from the commit on."""
+        return await self._op(self._requests.renew(session_id, expected_version, ttl_ms, timeout_ms))
+
+    async def migrate(
+        self, session_id: str, *, expected_version: int, to: str, timeout_ms: int | None = None
+    ) -> Session:
+        """Controlled migration (ownership model, section 3): freeze, then transfer to node `to`, which resumes.
+
+        Refused transfers leave the session thawed here, without a binding.
+        """
+        self._requests.freeze(session_id, expected_version, MIGRATION, to, timeout_ms)  # InvalidArgument first
+        work = procedures.migrate(self._opened(), session_id, expected_version, to, MIGRATION, timeout_ms)
+        return await self._on_loop(work)
+
+    async def resume(
+        self,
+        session_id: str,
+        *,
+        expected_version: int,
+        binding: Binding | None = None,
+        timeout_ms: int | None = None,
+    ) -> Session:
+        """Take up a session that was transferred to this node."""
+        return await self._op(self._requests.resume(session_id, expected_version, binding, timeout_ms))
+
+    async def failover(
+        self,
+        session_id: str,
+        *,
+        expected_version: int,
+        binding: Binding | None = None,
+        timeout_ms: int | None = None,
+    ) -> Session:
+        """Take over from an owner whose lease has lapsed; OWNER_STILL_LIVE until then (ownership model, section 3)."""
+        return await self._op(self._requests.failover(session_id, expected_version, binding, timeout_ms))
+
+    async def terminate(
+        self,
+        session_id: str,
+        *,
+        expected_version: int,
+        reason: str = "POLICY",
+        operator: bool = False,
+        timeout_ms: int | None = None,
+    ) -> Session:
+        """End the session for good. An operator may do so from any node."""
+        request = self._requests.terminate(session_id, expected_version, reason, operator, timeout_ms)
+        return await self._op(request)
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+    def owns(self, session_id: str, epoch: int | None = None) -> bool:
+        """Whether this node may act for the session right now. Memory only, any thread, per packet.
+
+        True only if this process bound it, was told so in time, and its lease runs by its own clock. What the caller
+        does afterwards takes time: give `epoch` downstream as a fencing token.
+        """
+        runtime = self._runtime
+        return runtime is not None and runtime.is_open and runtime.owned.owns(session_id, epoch)
+
+    def owned_epoch(self, session_id: str) -> int | None:
+        """The epoch under which this node owns the session right now, else None."""
+        runtime = self._runtime
+        return runtime.owned.epoch(session_id) if runtime is not None and runtime.is_open else None
+
+    async def get(
+        self, session_id: str, *, consistency: str = "linearizable", timeout_ms: int | None = None
+    ) -> Session:
+        """The session. "linearizable": no older than this call; "local": as this replica has it.
+
+        Rejected(SESSION_NOT_FOUND) when there is none.
+        """
+        if consistency not in CONSISTENCIES:
+            raise InvalidArgument("consistency", f"must be one of {', '.join(CONSISTENCIES)}")
+        runtime = self._opened()
+        if consistency == "linearizable":
+            await self._on_loop(runtime.confirm_read(self._requests.timeout_ms(timeout_ms)))
+        return status.get_session(runtime, session_id)
+
+    async def list_sessions(
+        self,
+        *,
+        owner: str | None = None,
+        state: SessionState | str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[Session]:
+        """Sessions of this replica in the order of their ids, at most `limit` (1 to 1000) beyond `after`."""
+        runtime = self._opened()
+        sessions = self._call(runtime.machine.sessions.copy)  # records are immutable, and a copy is quick
+        work = functools.partial(status.list_sessions, sessions, owner, state, limit, after)
+        return await asyncio.get_running_loop().run_in_executor(None, work)
+
+    def status(self) -> dict[str, Any]:
+        """This node's view of itself and the cluster, as plain JSON types."""
+        runtime = self._opened()
+        return self._call(lambda: status.node_status(runtime))
+
+    def explain(self, session_id: str) -> dict[str, Any]:
+        """Who owns the session, since which log index, and why a reattach here would be refused now."""
+        runtime = self._opened()
+        return self._call(lambda: status.explain(runtime, session_id))
+
+    def outcome(self, op_id: OpId) -> dict[str, Any] | None:
+        """What became of an op of this process whose outcome was unknown; None when it is not known here."""
+        runtime = self._opened()
+        return self._call(lambda: status.outcome(runtime, op_id))
+
+    def ready(self) -> list[tuple[str, bool, str]]:
+        """(check, ok, detail): whether this node can serve ops now."""
+        runtime = self._opened()
+        return self._call(lambda: status.ready(runtime))
+
+    def alive(self) -> list[tuple[str, bool, str]]:
+        """(check, ok, detail): whether the process works at all, whatever the cluster does."""
+        runtime = self._opened()
+        return self._call(lambda: status.alive(runtime))
+
+    async def events(self, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """Audit events with numbers above `after`, in order, followed for ever (ownership model, section 9)."""
+        runtime = self._opened()
+        while True:
+            batch = await self._on_loop(runtime.next_events(after))
+            for event in batch:
+                after = event["number"]
+                yield event
+
+    def audit_end(self) -> int:
+        """Number of the newest audit event that this replica knows."""
+        return self._opened().machine.event_seq
+
+    # --- steering ----------------------------------------------------------------------------------------------------
+    async def drain(self) -> Mapping[str, Any]:
+        """Take no new sessions and move all to the other nodes. Returns how many moved and failed."""
+        return await self._on_loop(self._opened().drain())
+
+    async def transfer_leadership(self, to: str | None = None) -> str:
+        """Hand leadership to `to`, or to the best candidate; its id. Rejected or Unavailable when it cannot be."""
+        if to is not None and to not in self.config.node_ids:
+            raise InvalidArgument("to", f"no node {to!r} (known: {', '.join(self.config.node_ids)})")
+        return await self._on_loop(self._opened().transfer_leadership(to))
+
+    def isolate(self, peers: set[str]) -> None:
+        """Cut the links to these peers until called again without them. For tests and demonstrations."""
+        runtime = self._opened()
+        self._call(lambda: runtime.links.isolate(peers))
+
+    # --- callbacks ---------------------------------------------------------------------------------------------------
+    def on_fenced(self, callback: FencedCallback) -> None:
+        """`callback(session_id, epoch, reason)` when this node may no longer act for a session it owned.
+
+        `owns` is false already. Called on the loop that started the node; epochs are for whoever acts downstream.
+        """
+        self._dispatcher.on_fenced.append(callback)
+
+    def on_assigned(self, callback: AssignedCallback) -> None:
+        """`callback(session)` when a session was transferred to this node: resume it before `freeze_by_ms`."""
+        self._dispatcher.on_assigned.append(callback)
+
+    def on_late_commit(self, callback: LateCommitCallback) -> None:
+        """`callback(op_id, session)` when a binding committed after its caller was told that it is unknown.
+
+        Return True to own the session after all; otherwise it is detached again with reason LATE_COMMIT.
+        """
+        self._dispatcher.on_late_commit = callback
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,139 @@
+"""What takes more than one op: controlled migration, drain, and leaving the cluster (ownership model, section 3).
+
+Each step is a committed transition of its own, so an interruption anywhere leaves a state that the next step, the
+sweep or an operator can take up: a frozen session thaws after `freeze_timeout_ms`, a transferred one belongs to its
+target.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol
+
+from raftstore.errors import RaftstoreError, Rejected
+from raftstore.node.requests import DRAIN, MIGRATION, Request, Requests
+from raftstore.ownership import Machine, SessionRecord
+from raftstore.types import Reason, Session, SessionState
+
+DRAIN_CONCURRENCY = 128  # sessions on their way at once: callers' ops find room beside them
+MOVABLE = (SessionState.ATTACHED, SessionState.RECOVERING)
+
+
+class Executor(Protocol):
+    """Where procedures run: one node, on its own loop."""
+
+    node_id: str
+    requests: Requests
+
+    @property
+    def machine(self) -> Machine: ...
+
+    def execute(self, request: Request) -> Awaitable[Session | None]:
+        """One op to its end: Rejected, Unavailable or OutcomeUnknown otherwise."""
+
+    def is_node_live(self, node_id: str) -> bool:
+        """Whether that node may be given sessions: joined, lease not lapsed, neither draining nor gone."""
+
+
+async def migrate(
+    node: Executor, session_id: str, version: int, to: str, reason: str, timeout_ms: int | None
+) -> Session:
+    """Freeze, then transfer. The target resumes. Thawed again when the transfer is refused."""
+    requests = node.requests
+    frozen = await node.execute(requests.freeze(session_id, version, reason, to, timeout_ms))
+    assert frozen is not None  # a committed freeze has a session
+    try:
+        moved = await node.execute(requests.transfer(session_id, frozen.state_version, timeout_ms))
+    except Rejected as refusal:
+        session = await node.execute(requests.thaw(session_id, frozen.state_version, timeout_ms))
+        raise Rejected(refusal.reason, session) from None
+    assert moved is not None
+    return moved
+
+
+class Drain:
+    """Hands every session of this node to the others. `progress` is shown by the node's status."""
+
+    def __init__(self, node: Executor) -> None:
+        self._node = node
+        self.moved = 0
+        self.failed = 0
+        self.remaining = 0
+        self.is_running = False
+        self.last_problem: str | None = None
+
+    def progress(self) -> dict[str, int | bool | str | None]:
+        return {
+            "running": self.is_running,
+            "moved": self.moved,
+            "failed": self.failed,
+            "remaining": self.remaining,
+            "last_problem": self.last_problem,
+        }
+
+    async def run(self, on_progress: Callable[[], None] = lambda: None) -> dict[str, int | bool | str | None]:
+        """Mark the node draining, then move its sessions to live nodes in turn. Rejected when there is no target."""
+        node = self._node
+        if not list(self._targets()):
+            raise Rejected(Reason.NODE_NOT_LIVE)
+        if self.is_running:
+            raise Rejected(Reason.NODE_DRAINING)
+        self.is_running = True
+        try:
+            await node.execute(node.requests.drain(None))
+            records = self._mine()
+            self.moved = self.failed = 0
+            self.remaining = len(records)
+            queue = iter(records)
+            workers = [self._worker(queue, on_progress) for _ in range(min(DRAIN_CONCURRENCY, len(records)))]
+            await asyncio.gather(*workers)
+        finally:
+            self.is_running = False
+        return self.progress()
+
+    def _targets(self) -> Iterator[str]:
+        machine = self._node.machine
+        return (n for n in sorted(machine.nodes) if n != self._node.node_id and self._node.is_node_live(n))
+
+    def _mine(self) -> list[SessionRecord]:
+        sessions = self._node.machine.sessions.values()
+        return [r for r in sessions if r.owner == self._node.node_id and r.state in MOVABLE]
+
+    async def _worker(self, queue: Iterator[SessionRecord], on_progress: Callable[[], None]) -> None:
+        for record in queue:
+            targets = list(self._targets())
+            try:
+                if not targets:
+                    raise Rejected(Reason.NODE_NOT_LIVE)
+                target = targets[(self.moved + self.failed) % len(targets)]
+                await self._move(record, target)
+                self.moved += 1
+            except RaftstoreError as problem:
+                self.failed += 1
+                self.last_problem = f"{record.session_id}: {problem}"
+            self.remaining -= 1
+            on_progress()
+
+    async def _move(self, record: SessionRecord, target: str) -> None:
+        try:
+            await migrate(self._node, record.session_id, record.state_version, target, DRAIN, None)
+        except Rejected as refusal:
+            current = refusal.session
+            if refusal.reason is Reason.VERSION_MISMATCH and current is not None and current.state in MOVABLE:
+                # its user was quicker: once more with the version that stands now
+                await migrate(self._node, record.session_id, current.state_version, target, DRAIN, None)
+            elif refusal.reason not in (Reason.SESSION_EXPIRED, Reason.SESSION_TERMINATED):
+                raise
+
+
+async def leave(node: Executor, timeout_ms: int) -> bool:
+    """Say goodbye, so that the others need not wait for the lease to lapse. The caller has fenced itself before."""
+    try:
+        await node.execute(node.requests.leave(timeout_ms))
+    except RaftstoreError:
+        return False  # they will see the lease lapse
+    return True
+
+
+__all__ = ["DRAIN", "MIGRATION", "Drain", "Executor", "leave", "migrate"]

@@ -1,0 +1,189 @@
+"""What a caller may ask for, checked and packed: one function per transition of the ownership model.
+
+Arguments outside their bounds raise InvalidArgument here, before anything is proposed. `binds` marks what makes
+this node act for the session, `gives_up` what ends that (`owns` is false from the moment of the proposal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from raftstore.config import ClusterConfig
+from raftstore.errors import InvalidArgument
+from raftstore.ownership import commands as ops
+from raftstore.types import Binding
+
+DRAIN, MIGRATION = "DRAIN", "MIGRATION"
+
+
+class Request(NamedTuple):
+    """One op, ready to be numbered: `build(seq, deadline_ms)` gives its bytes."""
+
+    kind: str
+    session_id: str | None
+    build: Callable[[int, int], bytes]
+    timeout_ms: int | None
+    binds: bool = False
+    gives_up: bool = False
+
+
+class Requests:
+    """Builds requests for one node. Times in milliseconds; see the ownership model, sections 3 and 6."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self._config = config
+
+    def timeout_ms(self, timeout_ms: int | None) -> int | None:
+        limit = self._config.timing.op_timeout_max_ms
+        if timeout_ms is not None and (type(timeout_ms) is not int or not 1 <= timeout_ms <= limit):
+            raise InvalidArgument("timeout_ms", f"must be an integer from 1 to {limit}")
+        return timeout_ms
+
+    def _ttl(self, ttl_ms: int | None) -> int:
+        sessions = self._config.sessions
+        ttl = sessions.ttl_default_ms if ttl_ms is None else ttl_ms
+        return ops.validate_ttl_ms(ttl, sessions.ttl_max_ms)
+
+    def _node(self, field: str, node_id: str) -> str:
+        if node_id not in self._config.node_ids:
+            raise InvalidArgument(field, f"no node {node_id!r} (known: {', '.join(self._config.node_ids)})")
+        return node_id
+
+    def create(
+        self,
+        session_id: str,
+        binding: Binding | None,
+        ttl_ms: int | None,
+        policy: str | None,
+        timeout_ms: int | None,
+    ) -> Request:
+        ops.validate_session_id(session_id)
+        _check_optional(binding)
+        ops.validate_policy(policy)
+        ttl = self._ttl(ttl_ms)
+        return Request(
+            "create",
+            session_id,
+            lambda seq, deadline: ops.create(seq, deadline, session_id, binding, ttl, policy),
+            self.timeout_ms(timeout_ms),
+            binds=binding is not None,
+        )
+
+    def reattach(
+        self, session_id: str, version: int, binding: Binding, nonce: int | None, timeout_ms: int | None
+    ) -> Request:
+        _check(session_id, version)
+        ops.validate_binding(binding)
+        ops.validate_nonce(nonce)
+        return Request(
+            "reattach",
+            session_id,
+            lambda seq, deadline: ops.reattach(seq, deadline, session_id, version, binding, nonce),
+            self.timeout_ms(timeout_ms),
+            binds=True,
+        )
+
+    def detach(self, session_id: str, version: int, reason: str, timeout_ms: int | None) -> Request:
+        _check(session_id, version)
+        ops.validate_reason(reason)
+        return Request(
+            "detach",
+            session_id,
+            lambda seq, deadline: ops.detach(seq, deadline, session_id, version, reason),
+            self.timeout_ms(timeout_ms),
+            gives_up=True,
+        )
+
+    def renew(self, session_id: str, version: int, ttl_ms: int | None, timeout_ms: int | None) -> Request:
+        _check(session_id, version)
+        ttl = self._ttl(ttl_ms)
+        return Request(
+            "renew",
+            session_id,
+            lambda seq, deadline: ops.renew(seq, deadline, session_id, version, ttl),
+            self.timeout_ms(timeout_ms),
+        )
+
+    def freeze(self, session_id: str, version: int, reason: str, to: str, timeout_ms: int | None) -> Request:
+        _check(session_id, version)
+        self._node("to", to)
+        return Request(
+            "freeze",
+            session_id,
+            lambda seq, deadline: ops.freeze(seq, deadline, session_id, version, reason, to),
+            self.timeout_ms(timeout_ms),
+            gives_up=True,
+        )
+
+    def transfer(self, session_id: str, version: int, timeout_ms: int | None) -> Request:
+        _check(session_id, version)
+        return Request(
+            "transfer",
+            session_id,
+            lambda seq, deadline: ops.transfer(seq, deadline, session_id, version),
+            self.timeout_ms(timeout_ms),
+            gives_up=True,
+        )
+
+    def resume(self, session_id: str, version: int, binding: Binding | None, timeout_ms: int | None) -> Request:
+        _check(session_id, version)
+        _check_optional(binding)
+        return Request(
+            "resume",
+            session_id,
+            lambda seq, deadline: ops.resume(seq, deadline, session_id, version, binding),
+            self.timeout_ms(timeout_ms),
+            binds=binding is not None,
+        )
+
+    def thaw(self, session_id: str, version: int, timeout_ms: int | None) -> Request:
+        _check(session_id, version)
+        return Request(
+            "thaw",
+            session_id,
+            lambda seq, deadline: ops.thaw(seq, deadline, session_id, version),
+            self.timeout_ms(timeout_ms),
+        )
+
+    def failover(self, session_id: str, version: int, binding: Binding | None, timeout_ms: int | None) -> Request:
+        _check(session_id, version)
+        _check_optional(binding)
+        return Request(
+            "failover",
+            session_id,
+            lambda seq, deadline: ops.failover(seq, deadline, session_id, version, binding),
+            self.timeout_ms(timeout_ms),
+            binds=binding is not None,
+        )
+
+    def terminate(
+        self, session_id: str, version: int, reason: str, operator: bool, timeout_ms: int | None
+    ) -> Request:
+        _check(session_id, version)
+        ops.validate_reason(reason)
+        if type(operator) is not bool:
+            raise InvalidArgument("operator", "must be true or false")
+        return Request(
+            "terminate",
+            session_id,
+            lambda seq, deadline: ops.terminate(seq, deadline, session_id, version, reason, operator),
+            self.timeout_ms(timeout_ms),
+            gives_up=True,
+        )
+
+    def drain(self, timeout_ms: int | None) -> Request:
+        return Request("drain", None, lambda seq, deadline: ops.drain(seq, deadline), self.timeout_ms(timeout_ms))
+
+    def leave(self, timeout_ms: int | None) -> Request:
+        return Request("leave", None, lambda seq, deadline: ops.leave(seq, deadline), self.timeout_ms(timeout_ms))
+
+
+def _check(session_id: str, version: int) -> None:
+    ops.validate_session_id(session_id)
+    ops.validate_version(version)
+
+
+def _check_optional(binding: Binding | None) -> None:
+    if binding is not None:
+        ops.validate_binding(binding)

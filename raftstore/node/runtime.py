@@ -1,0 +1,382 @@
+"""One node put together: storage, audit files, links and the core, on the event loop that calls `open`.
+
+Knows the order in which things start and end, and carries news between them. What they do stands in their own
+modules. Everything here runs on that one loop; the storage worker, the audit writer and the watchdog have threads
+of their own and come back by posting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+from raftstore.config import ClusterConfig
+from raftstore.errors import Rejected, StorageError, Unavailable
+from raftstore.node import procedures
+from raftstore.node.answers import result_or_raise
+from raftstore.node.audit import AuditTrail
+from raftstore.node.core import INCARNATION_BITS, Core
+from raftstore.node.dispatch import Dispatcher
+from raftstore.node.events import EventStream
+from raftstore.node.link_adapter import LinkAdapter, make_links
+from raftstore.node.owned import Owned
+from raftstore.node.persistence import Persistence
+from raftstore.node.proposals import Answer, Pending
+from raftstore.node.requests import Request, Requests
+from raftstore.node.watchdog import Watchdog
+from raftstore.ownership import Machine, SessionRecord, to_session
+from raftstore.ports import Clock
+from raftstore.raft.seams import LEADER
+from raftstore.types import OpId, Reason, Session
+
+log = logging.getLogger("raftstore.node")
+
+SECURITY_EVENTS_MAX = 256  # kept for the status; the log has them all
+STOP_STEP_MS = 1_500  # for each step of a graceful stop
+READY_POLL_S = 0.02
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """The fastest loop that this machine has."""
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class Ticket:
+    """One caller's op on its way. `deliver` is called once with the answer, on the node's loop."""
+
+    __slots__ = ("answer", "deliver", "request", "seq")
+
+    def __init__(self, request: Request, deliver: Callable[[Answer], object] | None = None) -> None:
+        self.request = request
+        self.deliver = deliver
+        self.seq = 0
+        self.answer: Answer | None = None
+
+
+class Runtime:
+    """A running node. Made by `Node`; methods run on the node's loop unless they say otherwise."""
+
+    def __init__(
+        self, config: ClusterConfig, node_id: str, *, insecure: bool, clock: Clock, dispatcher: Dispatcher
+    ) -> None:
+        self.config = config
+        self.node_id = node_id
+        self.incarnation = secrets.randbits(INCARNATION_BITS) | 1
+        self.clock = clock
+        self.requests = Requests(config)
+        self.security_events: deque[dict[str, Any]] = deque(maxlen=SECURITY_EVENTS_MAX)
+        self.counters: Counter[str] = Counter()
+        self.failed: tuple[str, str] | None = None
+        self.is_open = False
+        self.drain_job: procedures.Drain | None = None
+        self._insecure = insecure
+        self._dispatcher = dispatcher
+        self._stop_task: asyncio.Task[None] | None = None
+
+    # --- life ----------------------------------------------------------------------------------------------------
+    async def open(self) -> None:
+        """Recover storage, open the audit files, listen. Raises what keeps this node from starting."""
+        loop = self._loop = asyncio.get_running_loop()
+        node = self.config.node(self.node_id)
+        self._failed_event = asyncio.Event()
+        self.events_stream = EventStream(loop)
+        self.persistence = Persistence(self.config, self.node_id, loop, report=self.report, failed=self._fail_soon)
+        machine = await self.persistence.open()
+        self.audit = AuditTrail(
+            node.audit_dir,
+            cluster=self.config.cluster,
+            node_id=self.node_id,
+            file_bytes_max=self.config.audit.file_bytes_max,
+            files_max=self.config.audit.files_max,
+            backlog_events_max=self.config.audit.backlog_events_max,
+            on_trouble=lambda kind, detail: self._post(lambda: self.report(kind, detail)),
+        )
+        try:
+            await loop.run_in_executor(None, self.audit.open)
+            self.audit.skip_to(machine.event_seq, machine.index, machine.head)
+            await self._open_core(machine)
+        except BaseException:
+            await self._close_files()
+            raise
+
+    async def _open_core(self, machine: Machine) -> None:
+        loop = self._loop
+        persistence = self.persistence
+        adapter = LinkAdapter()
+        self.core = Core(
+            self.config,
+            self.node_id,
+            self.incarnation,
+            loop=loop,
+            clock=self.clock,
+            rng=Random(self.incarnation),
+            journal=persistence.journal,
+            machine=machine,
+            snapshots=persistence.keeper,
+            links=adapter,
+            observer=self,
+            learner=secrets.randbits(INCARNATION_BITS) | 1,
+        )
+        self.owned: Owned = self.core.owned
+        persistence.attach(self.core, self.audit)
+        self.links = make_links(self.config, self.node_id, self.core, adapter, insecure=self._insecure)
+        self._watchdog = Watchdog(
+            clock=self.clock,
+            stall_max_ms=self.config.timing.loop_stall_max_ms,
+            last_pulse_ns=lambda: self.core.last_pulse_ns,
+            on_stall=self._stalled,
+        )
+        await self.links.start()
+        self.is_open = True
+        self.core.start()
+        self._watchdog.start()
+        self._housekeeping = loop.create_task(self._keep_house())
+
+    async def _keep_house(self) -> None:
+        """Twice a second: snapshots, disk space, troubles that threads have seen."""
+        while self.core.stopped is None:
+            await asyncio.sleep(0.5)
+            self.persistence.tick()
+
+    async def wait_ready(self, wait_ms: int) -> None:
+        """Returns once this node is caught up, joined and holds its lease; Unavailable, saying why not, otherwise."""
+        deadline_ns = self.clock.now_ns() + wait_ms * 1_000_000
+        while True:
+            if self.failed is not None:
+                raise StorageError(f"{self.node_id}: {self.failed[0]}: {self.failed[1]}")
+            refusal = self.core.why_refused()
+            if refusal is None:
+                return
+            if self.clock.now_ns() >= deadline_ns:
+                raise Unavailable(refusal.reason, f"{refusal.detail} (waited {wait_ms} ms)")
+            await asyncio.sleep(READY_POLL_S)
+
+    async def wait_failed(self) -> str:
+        await self._failed_event.wait()
+        assert self.failed is not None
+        return f"{self.failed[0]}: {self.failed[1]}"
+
+    async def stop(self, *, drain: bool) -> None:
+        """Graceful stop; a second call waits for the first."""
+        if self._stop_task is None:
+            self._stop_task = asyncio.get_running_loop().create_task(self._stop(drain))
+        await asyncio.shield(self._stop_task)
+
+    async def _stop(self, drain: bool) -> None:
+        if not self.is_open:
+            return
+        core = self.core
+        if core.stopped is None:
+            if drain:
+                await self._drain_before_stop()
+            core.is_stopping = True
+            self.fenced(core.lease.leave(), "NODE_STOPPING")
+            if core.raft.has_quorum and core.replica.is_joined:
+                await procedures.leave(self, STOP_STEP_MS)
+            await self._hand_over()
+            core.close("stopped")
+        self.is_open = False
+        self._housekeeping.cancel()
+        self._watchdog.stop()
+        await self.links.close()
+        await self._close_files()
+
+    async def _drain_before_stop(self) -> None:
+        try:
+            await self.drain()
+        except (Rejected, Unavailable) as problem:
+            self.report("DRAIN_INCOMPLETE", str(problem))
+
+    async def _hand_over(self) -> None:
+        raft = self.core.raft
+        if raft.role != LEADER or raft.transfer_leadership() is None:
+            return
+        self.core.ask_step()
+        deadline_ns = self.clock.now_ns() + STOP_STEP_MS * 1_000_000
+        while raft.role == LEADER and self.clock.now_ns() < deadline_ns and self.core.stopped is None:  # noqa: ASYNC110
+            await asyncio.sleep(READY_POLL_S)  # the Raft node is sans-I/O: it tells nobody when its role changes
+
+    async def _close_files(self) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, lambda: self.audit.close(STOP_STEP_MS / 1000))
+        await self.persistence.close()
+
+    # --- ops -------------------------------------------------------------------------------------------------------
+    @property
+    def machine(self) -> Machine:
+        return self.core.replica.machine
+
+    def op_id(self, ticket: Ticket) -> OpId:
+        return OpId(self.node_id, self.incarnation, ticket.seq)
+
+    def submit(self, ticket: Ticket) -> None:
+        """Propose a caller's op, or answer why not. Never raises."""
+        request = ticket.request
+
+        def answered(answer: Answer) -> None:
+            ticket.answer = answer
+            if ticket.deliver is not None:
+                ticket.deliver(answer)
+
+        try:
+            ticket.seq = self.core.submit(
+                request.kind,
+                request.session_id,
+                request.build,
+                answered,
+                timeout_ms=request.timeout_ms,
+                binds=request.binds,
+                gives_up=request.gives_up,
+            )
+        except Unavailable as refusal:
+            self.counters[f"refused:{refusal.reason}"] += 1
+            answered(Answer(True, refusal.reason, detail=refusal.detail))
+
+    async def execute(self, request: Request) -> Session | None:
+        """One op of the node's own procedures, also while it refuses callers' ops because it stops."""
+        future: asyncio.Future[Answer] = self._loop.create_future()
+
+        def deliver(answer: Answer) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        ticket = Ticket(request, deliver)
+        if self.core.is_stopping and self.core.stopped is None:
+            ticket.seq = self.core.submit_own(request.kind, request.build, deliver, request.timeout_ms)
+        else:
+            self.submit(ticket)
+        return result_or_raise(await future, self.op_id(ticket))
+
+    def caller_left(self, ticket: Ticket) -> None:
+        """The caller was cancelled: it will never be told, so a binding that commits for it is not owned."""
+        ticket.deliver = None
+        if ticket.answer is None:
+            self.core.proposals.give_up(ticket.seq)
+        elif ticket.request.binds and ticket.answer.decided and ticket.answer.reason is None:
+            record = ticket.answer.record
+            self.core.owned.strike(record.session_id)
+            self._late(OpId(self.node_id, self.incarnation, ticket.seq), record)
+
+    async def confirm_read(self, timeout_ms: int | None) -> None:
+        """Returns when reading the replica is linearizable. Unavailable otherwise."""
+        timeout = self.config.timing.op_timeout_ms if timeout_ms is None else timeout_ms
+        deadline_ns = self.clock.now_ns() + timeout * 1_000_000
+        while True:
+            future: asyncio.Future[bool] = self._loop.create_future()
+            self.core.read(lambda good, f=future: None if f.done() else f.set_result(good))  # type: ignore[misc]
+            left_s = max(0, deadline_ns - self.clock.now_ns()) / 1e9
+            try:
+                if await asyncio.wait_for(future, left_s):
+                    return
+            except TimeoutError:
+                break
+            if self.clock.now_ns() >= deadline_ns:
+                break
+            await asyncio.sleep(READY_POLL_S)  # the leader changed: ask the next one
+        raise Unavailable(Reason.NO_QUORUM, f"{self.node_id}: no majority confirmed the read within {timeout} ms")
+
+    # --- steering --------------------------------------------------------------------------------------------------
+    def is_node_live(self, node_id: str) -> bool:
+        machine = self.machine
+        node = machine.nodes.get(node_id)
+        if node is None or node.left or node.draining:
+            return False
+        return bool(node.lease_until_ms > self.core.cluster_clock.now_ms())
+
+    async def drain(self) -> dict[str, Any]:
+        if self.drain_job is not None and self.drain_job.is_running:
+            raise Rejected(Reason.NODE_DRAINING)
+        self.drain_job = procedures.Drain(self)
+        return await self.drain_job.run()
+
+    async def transfer_leadership(self, to: str | None) -> str:
+        raft = self.core.raft
+        if raft.role != LEADER:
+            leader = raft.leader_id or "no node"
+            raise Unavailable(Reason.NO_QUORUM, f"{self.node_id} is not the leader ({leader} is): ask there")
+        if to == self.node_id:
+            return to
+        chosen = raft.transfer_leadership(to)
+        if chosen is None:
+            raise Unavailable(Reason.NO_QUORUM, f"{to or 'no node'} is connected and caught up: nobody can take over")
+        term = raft.term
+        self.core.ask_step()
+        deadline_ns = self.clock.now_ns() + 2 * self.config.timing.election_timeout_max_ms * 1_000_000
+        while self.clock.now_ns() < deadline_ns:
+            await asyncio.sleep(READY_POLL_S)
+            if raft.term != term and raft.leader_id is not None:
+                return str(raft.leader_id)
+        raise Unavailable(Reason.NO_QUORUM, f"{chosen} did not take over in time; {self.node_id} goes on leading")
+
+    # --- news: what the core tells (CoreObserver) --------------------------------------------------------------------
+    def fenced(self, lost: Sequence[tuple[str, int]], reason: str) -> None:
+        if lost:
+            self.counters["fenced_sessions"] += len(lost)
+            log.warning("%s: %d sessions are not owned here any more: %s", self.node_id, len(lost), reason)
+            self._dispatcher.fenced(lost, reason)
+
+    def _stalled(self, stalled_ms: int) -> None:
+        """The watchdog's thread: the loop has not turned for too long. `owns` is false already; say so."""
+        lost = self.core.owned.fence()
+        self.fenced(lost, "LOOP_STALLED")
+        self._post(lambda: self.report("LOOP_STALLED", f"the event loop stood still for more than {stalled_ms} ms"))
+
+    def assigned(self, record: SessionRecord) -> None:
+        self._dispatcher.assigned(to_session(record))
+
+    def committed_late(self, pending: Pending, record: SessionRecord) -> None:
+        self._late(OpId(self.node_id, self.incarnation, pending.seq), record)
+
+    def _late(self, op_id: OpId, record: SessionRecord) -> None:
+        self.report("LATE_COMMIT", f"{op_id}: {record.session_id} was bound after its caller gave up")
+
+        def decide(confirmed: bool) -> None:
+            self._post(lambda: self._decide_late(record, confirmed))
+
+        self._dispatcher.committed_late(op_id, to_session(record), decide)
+
+    def _decide_late(self, record: SessionRecord, confirmed: bool) -> None:
+        if self.core.stopped is None and not (confirmed and self.core.replica.confirm(record)):
+            self.core.detach_late(record)
+
+    def audited(self, index: int, first_number: int, events: list[tuple[Any, ...]], head: bytes) -> None:
+        self.audit.append(index, first_number, events, head)
+        self.events_stream.wake()
+
+    async def next_events(self, after: int) -> list[dict[str, Any]]:
+        """The next audit events beyond number `after`: at least one, waiting for it."""
+        return await self.events_stream.next(after, self.core.replica, self.audit)
+
+    def superseded(self, incarnation: int) -> None:
+        detail = f"process {incarnation:016x} has joined as {self.node_id}: only one may run under this id"
+        self._fail_soon("NODE_FENCED", detail)
+
+    def report(self, kind: str, detail: str) -> None:
+        self.counters[f"event:{kind}"] += 1
+        self.security_events.append({"kind": kind, "detail": detail, "wall_ms": self.clock.wall_ms()})
+        log.warning("%s: %s: %s", self.node_id, kind, detail)
+
+    def failed_for_good(self, reason: str, detail: str) -> None:
+        if self.failed is None:
+            self.failed = (reason, detail)
+            self.report(reason, detail)
+            log.critical("%s stops serving: %s: %s", self.node_id, reason, detail)
+            self._failed_event.set()
+
+    def _fail_soon(self, reason: str, detail: str) -> None:
+        """From any thread: stop serving at the next turn of the loop."""
+        self._post(lambda: self.core.fail(reason, detail) if self.is_open else self.failed_for_good(reason, detail))
+
+    def _post(self, task: Callable[[], object]) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(task)
+

@@ -1,0 +1,344 @@
+"""Ops and batches as bytes: what callers ask of the ownership machine, in the form that the log keeps.
+
+    batch = [1 (format), stamp_ms, wall_ms, resume_jump_ms or nil, [group...]]
+    group = [node_id, incarnation, low_seq, [op...]]
+    op    = [kind, seq, deadline_ms, ...arguments]
+
+A follower packs its ops into a group, the leader joins the packed groups into a batch without taking them apart.
+Knows the wire form and the bounds of single values. Whether an op is allowed is decided by `transitions`. Maps and
+extension types never occur in the form: whatever a decoder makes of them is refused as malformed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgpack
+
+from raftstore.errors import InvalidArgument
+from raftstore.types import Binding
+
+BATCH_FORMAT = 1
+NUMBER_MAX = 2**53 - 1  # versions and times: exact in every JSON reader
+SEQ_MAX = 2**63 - 1
+INCARNATION_MAX = 2**64 - 1
+ID_CHARS_MAX = 64  # session ids, node ids, reasons
+BINDING_FIELD_CHARS_MAX = 128
+SWEEP_MAX = 512  # candidates in one sweep op
+ARRAY_ITEMS_MAX = 131_072  # of any array inside an entry, so that a forged header cannot reserve memory
+PARAMS_MAX = 32  # key and value pairs in one configure op
+
+# Kinds of ops. Part of the log format: never reuse a number.
+CONFIGURE, JOIN, RENEW_LEASE, DRAIN, LEAVE = 1, 2, 3, 4, 5
+CREATE, REATTACH, DETACH, RENEW, FREEZE, TRANSFER = 10, 11, 12, 13, 14, 15
+RESUME, THAW, FAILOVER, TERMINATE, SWEEP = 16, 17, 18, 19, 20
+
+OP_NAMES: dict[int, str] = {
+    CONFIGURE: "configure",
+    JOIN: "join",
+    RENEW_LEASE: "renew_lease",
+    DRAIN: "drain",
+    LEAVE: "leave",
+    CREATE: "create",
+    REATTACH: "reattach",
+    DETACH: "detach",
+    RENEW: "renew",
+    FREEZE: "freeze",
+    TRANSFER: "transfer",
+    RESUME: "resume",
+    THAW: "thaw",
+    FAILOVER: "failover",
+    TERMINATE: "terminate",
+    SWEEP: "sweep",
+}
+
+POLICIES = ("deny", "terminate")  # what becomes of the sessions of a lost owner
+FREEZE_REASONS = ("MIGRATION", "DRAIN")
+
+Wire = Sequence[str] | Binding | None  # a binding as [transport_id, proto, remote], or none
+
+# One packer for all small ops: a pack call of plain values runs in C from start to end under the interpreter lock.
+_pack: Callable[[object], bytes] = msgpack.Packer().pack
+
+
+# -- validators for the API edge: nothing that they let through is malformed for the machine ---------------------
+
+
+def is_id(value: object) -> bool:
+    """1 to 64 characters of printable ASCII without spaces."""
+    return (
+        type(value) is str
+        and 0 < len(value) <= ID_CHARS_MAX
+        and value.isascii()
+        and value.isprintable()
+        and " " not in value
+    )
+
+
+def is_number(value: object, low: int, high: int) -> bool:
+    """A real integer (no bool) within the bounds, both included."""
+    return type(value) is int and low <= value <= high
+
+
+def is_binding(value: object) -> bool:
+    """Three fields of 1 to 128 characters of printable ASCII."""
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        return False
+    for field in value:
+        if type(field) is not str or not 0 < len(field) <= BINDING_FIELD_CHARS_MAX:
+            return False
+        if not (field.isascii() and field.isprintable()):
+            return False
+    return True
+
+
+def validate_session_id(value: object, field: str = "session_id") -> str:
+    """The id itself; InvalidArgument unless it is 1 to 64 characters of 0x21 to 0x7e."""
+    if not is_id(value):
+        raise InvalidArgument(field, f"must be 1 to {ID_CHARS_MAX} printable ASCII characters without spaces")
+    return str(value)
+
+
+def validate_node_id(value: object, field: str = "node_id") -> str:
+    """The id itself; InvalidArgument unless it is 1 to 64 characters of 0x21 to 0x7e."""
+    return validate_session_id(value, field)
+
+
+def validate_reason(value: object, field: str = "reason") -> str:
+    """The reason itself; InvalidArgument unless it is 1 to 64 characters of 0x21 to 0x7e."""
+    return validate_session_id(value, field)
+
+
+def _validate_number(value: object, field: str, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise InvalidArgument(field, f"must be an integer from {low} to {high}")
+    return value
+
+
+def validate_version(value: object, field: str = "expected_version") -> int:
+    """A state_version: 0 to 2**53 - 1, no bool. InvalidArgument otherwise (ownership model, section 6)."""
+    return _validate_number(value, field, 0, NUMBER_MAX)
+
+
+def validate_nonce(value: object, field: str = "nonce") -> int | None:
+    """None, or 0 to 2**53 - 1. InvalidArgument otherwise."""
+    return None if value is None else _validate_number(value, field, 0, NUMBER_MAX)
+
+
+def validate_ttl_ms(value: object, ttl_max_ms: int, field: str = "ttl_ms") -> int:
+    """Milliseconds, 1 to `ttl_max_ms`. InvalidArgument otherwise."""
+    return _validate_number(value, field, 1, ttl_max_ms)
+
+
+def validate_binding(value: object, field: str = "binding") -> Binding:
+    """A Binding from a Binding or three strings. InvalidArgument unless each is 1 to 128 printable ASCII characters."""
+    if not is_binding(value):
+        limit = BINDING_FIELD_CHARS_MAX
+        raise InvalidArgument(field, f"must be transport_id, proto and remote, each 1 to {limit} printable ASCII")
+    assert isinstance(value, (list, tuple))
+    return Binding(*value)
+
+
+def validate_policy(value: object, field: str = "policy") -> str | None:
+    """None (the cluster's default), "deny" or "terminate". InvalidArgument otherwise."""
+    if value is not None and value not in POLICIES:
+        raise InvalidArgument(field, "must be deny or terminate")
+    return None if value is None else str(value)
+
+
+# -- constructors: one per op; arguments must have passed the validators ----------------------------------------------
+
+
+def configure(seq: int, deadline_ms: int, params: Mapping[str, int | str]) -> bytes:
+    """Set the named cluster parameters; the others stay."""
+    return _pack([CONFIGURE, seq, deadline_ms, sorted([key, value] for key, value in params.items())])
+
+
+def join(seq: int, deadline_ms: int) -> bytes:
+    """This incarnation of the node begins; older ones are fenced."""
+    return _pack((JOIN, seq, deadline_ms))
+
+
+def renew_lease(seq: int, deadline_ms: int) -> bytes:
+    """The node's right to act as owner, from the commit on. The holder counts from before it sent this."""
+    return _pack((RENEW_LEASE, seq, deadline_ms))
+
+
+def drain(seq: int, deadline_ms: int) -> bytes:
+    """The node takes no new sessions from now on."""
+    return _pack((DRAIN, seq, deadline_ms))
+
+
+def leave(seq: int, deadline_ms: int) -> bytes:
+    """The process has stopped to act for any session and will never act again."""
+    return _pack((LEAVE, seq, deadline_ms))
+
+
+def create(seq: int, deadline_ms: int, session_id: str, binding: Wire, ttl_ms: int, policy: str | None = None) -> bytes:
+    """A new session, owned by the sender; ATTACHED with a binding, else RECOVERING."""
+    return _pack((CREATE, seq, deadline_ms, session_id, binding, ttl_ms, policy))
+
+
+def reattach(
+    seq: int, deadline_ms: int, session_id: str, expected_version: int, binding: Wire, nonce: int | None = None
+) -> bytes:
+    """Bind a new transport; the old one is no longer bound."""
+    return _pack((REATTACH, seq, deadline_ms, session_id, expected_version, binding, nonce))
+
+
+def detach(seq: int, deadline_ms: int, session_id: str, expected_version: int, reason: str) -> bytes:
+    """Release the binding; the session may reattach within the window."""
+    return _pack((DETACH, seq, deadline_ms, session_id, expected_version, reason))
+
+
+def renew(seq: int, deadline_ms: int, session_id: str, expected_version: int, ttl_ms: int) -> bytes:
+    """A new time to live, counted from the entry's time."""
+    return _pack((RENEW, seq, deadline_ms, session_id, expected_version, ttl_ms))
+
+
+def freeze(seq: int, deadline_ms: int, session_id: str, expected_version: int, reason: str, target: str) -> bytes:
+    """First step of a transfer to node `target`; `reason` is MIGRATION or DRAIN (ownership model, section 3)."""
+    return _pack((FREEZE, seq, deadline_ms, session_id, expected_version, reason, target))
+
+
+def transfer(seq: int, deadline_ms: int, session_id: str, expected_version: int) -> bytes:
+    """Hand the frozen session to its target."""
+    return _pack((TRANSFER, seq, deadline_ms, session_id, expected_version))
+
+
+def resume(seq: int, deadline_ms: int, session_id: str, expected_version: int, binding: Wire = None) -> bytes:
+    """The new owner takes up a transferred session."""
+    return _pack((RESUME, seq, deadline_ms, session_id, expected_version, binding))
+
+
+def thaw(seq: int, deadline_ms: int, session_id: str, expected_version: int) -> bytes:
+    """Give up a transfer that has not been made yet."""
+    return _pack((THAW, seq, deadline_ms, session_id, expected_version))
+
+
+def failover(seq: int, deadline_ms: int, session_id: str, expected_version: int, binding: Wire = None) -> bytes:
+    """Take a session over from an owner whose lease has lapsed."""
+    return _pack((FAILOVER, seq, deadline_ms, session_id, expected_version, binding))
+
+
+def terminate(
+    seq: int, deadline_ms: int, session_id: str, expected_version: int, reason: str, operator: bool = False
+) -> bytes:
+    """End the session for good; `operator` acts without being the owner."""
+    return _pack((TERMINATE, seq, deadline_ms, session_id, expected_version, reason, operator))
+
+
+def sweep(seq: int, deadline_ms: int, candidates: Iterable[tuple[str, int]]) -> bytes:
+    """Ask the machine to look at up to SWEEP_MAX sessions, each with the version under which it seemed overdue."""
+    return _pack((SWEEP, seq, deadline_ms, list(candidates)))
+
+
+# -- groups and batches -----------------------------------------------------------------------------------------------
+
+
+def _array_header(count: int) -> bytes:
+    """The msgpack header of an array of `count` items."""
+    if count < 16:
+        return bytes((0x90 | count,))
+    if count < 65_536:
+        return b"\xdc" + count.to_bytes(2, "big")
+    return b"\xdd" + count.to_bytes(4, "big")
+
+
+def pack_group(node_id: str, incarnation: int, low_seq: int, packed_ops: Sequence[bytes]) -> bytes:
+    """Ops of one node as they travel to the leader. Every seq below `low_seq` is answered at that node."""
+    head = (b"\x94", _pack(node_id), _pack(incarnation), _pack(low_seq), _array_header(len(packed_ops)))
+    return b"".join((*head, *packed_ops))
+
+
+def join_batch(stamp_ms: int, wall_ms: int, resume_jump_ms: int | None, packed_groups: Sequence[bytes]) -> bytes:
+    """One entry's payload from groups that are packed already. `stamp_ms` is cluster time, `wall_ms` for people.
+
+    `resume_jump_ms` is not None in the first batch of a leader without an anchor (design, time and leases).
+    """
+    head = (b"\x95\x01", _pack(stamp_ms), _pack(wall_ms), _pack(resume_jump_ms), _array_header(len(packed_groups)))
+    return b"".join((*head, *packed_groups))
+
+
+def encode_batch(
+    stamp_ms: int,
+    wall_ms: int,
+    resume_jump_ms: int | None,
+    groups: Iterable[tuple[str, int, int, Sequence[bytes]]],
+) -> bytes:
+    """`join_batch` of groups given as (node_id, incarnation, low_seq, packed ops)."""
+    return join_batch(stamp_ms, wall_ms, resume_jump_ms, [pack_group(*group) for group in groups])
+
+
+class _Foreign:
+    """Stands for a map or an extension value, which no valid op contains."""
+
+
+_FOREIGN = _Foreign()
+
+
+def _foreign(*_: object) -> _Foreign:
+    return _FOREIGN
+
+
+def unpack(data: bytes) -> Any:
+    """The decoded value, or None when the bytes are no single msgpack value within the bounds. Raises on no bytes.
+
+    Invalid UTF-8 becomes text that no validator accepts, so that one bad op does not spoil its batch.
+    """
+    try:
+        return msgpack.unpackb(
+            data,
+            unicode_errors="surrogateescape",
+            strict_map_key=False,
+            object_pairs_hook=_foreign,
+            ext_hook=_foreign,
+            max_array_len=ARRAY_ITEMS_MAX,
+        )
+    except MemoryError:
+        raise  # says nothing about the bytes: this replica must stop rather than decide otherwise than its peers
+    except Exception:  # the decoder raises many unrelated types on garbage; an entry must be refused, not fatal
+        return None
+
+
+def is_group(value: object) -> bool:
+    """Whether a decoded value has the outline of a group; its ops are judged one by one when applied."""
+    return (
+        type(value) is list
+        and len(value) == 4
+        and is_id(value[0])
+        and is_number(value[1], 0, INCARNATION_MAX)
+        and is_number(value[2], 0, SEQ_MAX)
+        and type(value[3]) is list
+    )
+
+
+def is_well_formed_group(data: bytes, node_id: str, incarnation: int, ops_max: int) -> int | None:
+    """The number of ops when `data` is a group of that sender with at most `ops_max` ops; None otherwise.
+
+    Bytes that pass cannot make the batch they are joined into undecodable: they are read here as deep inside other
+    arrays as they will be there.
+    """
+    value = unpack(b"\x91\x91\x91" + data)
+    if type(value) is not list:
+        return None
+    group = value[0][0][0]
+    if not is_group(group) or group[0] != node_id or group[1] != incarnation or len(group[3]) > ops_max:
+        return None
+    return len(group[3])
+
+
+def decode_batch(data: bytes) -> list[Any] | None:
+    """[stamp_ms, wall_ms, resume_jump_ms, groups] of an entry, or None when its outline is not a batch's."""
+    value = unpack(data)
+    if type(value) is not list or len(value) != 5 or type(value[0]) is not int or value[0] != BATCH_FORMAT:
+        return None
+    _, stamp_ms, wall_ms, jump_ms, groups = value
+    if not (is_number(stamp_ms, 0, NUMBER_MAX) and is_number(wall_ms, 0, NUMBER_MAX)):
+        return None
+    if jump_ms is not None and not is_number(jump_ms, 0, NUMBER_MAX):
+        return None
+    if type(groups) is not list or not all(map(is_group, groups)):
+        return None
+    return value[1:]

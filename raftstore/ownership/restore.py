@@ -1,0 +1,146 @@
+"""A machine from the chunks of a snapshot. Checks the meaning of everything it reads (storage checks the bytes)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from raftstore.ownership import records as r
+from raftstore.ownership.commands import INCARNATION_MAX, NUMBER_MAX, POLICIES, SEQ_MAX, is_id, is_number, unpack
+from raftstore.ownership.machine import Machine
+from raftstore.ownership.params import DEFAULTS, is_param
+from raftstore.ownership.records import NodeRecord, Result, SessionRecord
+from raftstore.ownership.remembered import Remembered
+from raftstore.ownership.snapshot import FORMAT_NAME, FORMAT_VERSION, HEADER, RESULTS, SESSIONS, TRAILER
+
+
+def restore(chunks: Iterable[bytes]) -> Machine:
+    """The machine that a frozen state was taken of. ValueError when the chunks are not exactly one state's."""
+    machine = Machine()
+    reader = _Reader(machine)
+    for chunk in chunks:
+        reader.take(chunk)
+    if not reader.complete:
+        raise ValueError("snapshot ends before its trailer")
+    return machine
+
+
+_NoneType = type(None)
+_INT, _TEXT, _MAYBE_INT, _MAYBE_TEXT = (int,), (str,), (int, _NoneType), (str, _NoneType)
+FIELD_TYPES: tuple[tuple[type, ...], ...] = (
+    _TEXT,  # session_id
+    _INT,  # state
+    _TEXT,  # owner
+    _INT,  # epoch
+    _INT,  # state_version
+    _MAYBE_TEXT,  # binding
+    _INT,  # created_at_ms
+    _INT,  # expires_at_ms
+    _MAYBE_INT,  # reattach_by_ms
+    _MAYBE_INT,  # freeze_by_ms
+    _MAYBE_TEXT,  # target
+    _MAYBE_TEXT,  # reason
+    _INT,  # owner_inc
+    _INT,  # nonce
+    (bool,),  # transferred
+    _TEXT,  # policy
+)
+
+
+class _Reader:
+    """Fills a new machine from chunks, in their order."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._begun = False
+        self._results = 0
+        self._shared: dict[str, str] = {}  # one object per owner and policy, not one per session
+        self.complete = False
+
+    def take(self, chunk: bytes) -> None:
+        value = unpack(chunk)
+        if type(value) is not list or not value or type(value[0]) is not int or self.complete:
+            raise ValueError("snapshot holds a chunk that is none")
+        kind = value[0]
+        if not self._begun:
+            _check(kind == HEADER and len(value) == 10, "header")
+            self._header(value)
+        elif kind == SESSIONS and len(value) == 2 and type(value[1]) is list:
+            for fields in value[1]:
+                self._session(fields)
+        elif kind == RESULTS and len(value) == 3 and type(value[2]) is list:
+            self._remembered(value[1], value[2])
+        else:
+            _check(kind == TRAILER and value[1:] == [len(self._machine.sessions), self._results], "trailer")
+            self.complete = True
+
+    def _header(self, value: list[Any]) -> None:
+        _, name, version, index, clock_ms, wall_ms, head, event_seq, params, nodes = value
+        _check(name == FORMAT_NAME and version == FORMAT_VERSION, "format name or version")
+        _check(all(is_number(n, 0, NUMBER_MAX) for n in (index, clock_ms, wall_ms, event_seq)), "counter")
+        _check(type(head) is bytes and len(head) == 32, "chain head")
+        _check(type(params) is list and type(nodes) is list, "parameters or nodes")
+        machine = self._machine
+        machine.index, machine.clock_ms, machine.last_wall_ms = index, clock_ms, wall_ms
+        machine.head, machine.event_seq = head, event_seq
+        for pair in params:
+            _check(type(pair) is list and len(pair) == 2 and is_param(*pair), "parameter")
+            machine.params[pair[0]] = pair[1]
+        _check(len(params) == len(DEFAULTS), "number of parameters")
+        for fields in nodes:
+            self._node(fields)
+        self._begun = True
+
+    def _node(self, fields: Any) -> None:
+        _check(type(fields) is list and len(fields) == 8, "node")
+        node_id, incarnation, lease_ms, fence_ms, draining, left, former, low_seq = fields
+        _check(is_id(node_id) and node_id not in self._machine.nodes, "node id")
+        _check(type(former) is list, "former incarnations")
+        _check(all(is_number(n, 0, INCARNATION_MAX) for n in (incarnation, *former)), "incarnation")
+        _check(is_number(lease_ms, 0, 2 * NUMBER_MAX) and is_number(fence_ms, 0, 2 * NUMBER_MAX), "lease")
+        _check(type(draining) is bool and type(left) is bool and is_number(low_seq, 0, SEQ_MAX), "node")
+        node = NodeRecord(node_id, incarnation, lease_ms, fence_ms, draining, left, tuple(former))
+        self._machine.nodes[node_id] = node
+        self._machine.remembered[node_id] = Remembered(low_seq)
+
+    def _session(self, fields: Any) -> None:
+        record = self._record(fields)
+        sessions = self._machine.sessions
+        if record.session_id in sessions:
+            raise ValueError("snapshot holds a session twice")
+        sessions[record.session_id] = record
+        self._machine.tally.add(record, 1)
+
+    def _record(self, fields: Any) -> SessionRecord:
+        """One of possibly millions, so the checks are as plain as can be."""
+        if type(fields) is not list or len(fields) != len(FIELD_TYPES):
+            raise ValueError("snapshot holds an unusable session")
+        for value, types in zip(fields, FIELD_TYPES, strict=True):
+            if type(value) not in types:
+                raise ValueError("snapshot holds a session with an unusable field")
+        fields[2] = self._shared.setdefault(fields[2], fields[2])
+        fields[15] = self._shared.setdefault(fields[15], fields[15])
+        record: SessionRecord = tuple.__new__(SessionRecord, fields)
+        if not r.ATTACHED <= record.state <= r.TERMINATED or record.policy not in POLICIES:
+            raise ValueError("snapshot holds a session of unknown state or policy")
+        if min(record.epoch, record.state_version) < 1 or not (is_id(record.session_id) and is_id(record.owner)):
+            raise ValueError("snapshot holds a session without an identity")
+        return record
+
+    def _remembered(self, node_id: Any, items: list[Any]) -> None:
+        _check(type(node_id) is str and node_id in self._machine.remembered, "node of remembered results")
+        memory = self._machine.remembered[node_id]
+        for item in items:
+            _check(type(item) is list and len(item) == 2 and is_number(item[0], memory.low_seq, SEQ_MAX), "result")
+            _check(item[0] not in memory.results, "result twice")
+            memory.results[item[0]] = self._result(item[1])
+            self._results += 1
+
+    def _result(self, fields: Any) -> Result:
+        _check(type(fields) is list and len(fields) == 2 and is_number(fields[0], 0, len(r.REASONS) - 1), "result")
+        return (fields[0], None if fields[1] is None else self._record(fields[1]))
+
+
+def _check(condition: bool, what: str) -> None:
+    if not condition:
+        raise ValueError(f"snapshot holds an unusable {what}")

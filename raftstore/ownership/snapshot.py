@@ -1,0 +1,73 @@
+"""The whole state as chunks of bytes; `restore` reads them back.
+
+Records are immutable, so a shallow copy of the dictionaries is a frozen state: another thread can pack it while the
+machine goes on. Chunks are msgpack values: a header, then sessions and remembered results in slices, then a trailer
+with the counts. Storage adds checksums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from raftstore.ownership.params import Params
+
+if TYPE_CHECKING:
+    from raftstore.ownership.machine import Machine
+
+FORMAT_NAME = "raftstore-ownership"
+FORMAT_VERSION = 1
+SLICE_RECORDS = 500  # packed at one go, hence how long a packing thread keeps the interpreter
+
+HEADER, SESSIONS, RESULTS, TRAILER = 0, 1, 2, 3
+
+
+class FrozenState:
+    """The state as of one index. Reading it needs no lock and disturbs nobody."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.index = machine.index
+        self.clock_ms = machine.clock_ms
+        self.last_wall_ms = machine.last_wall_ms
+        self.head = machine.head
+        self.event_seq = machine.event_seq
+        self.params: Params = dict(machine.params)
+        self.sessions = machine.sessions.copy()
+        self.nodes = machine.nodes.copy()
+        self.remembered = {node_id: memory.copy() for node_id, memory in machine.remembered.items()}
+
+    def chunks(self) -> Iterator[bytes]:
+        """The state, a piece at a time, in the order of creation; to be given to `restore`."""
+        pack = msgpack.Packer().pack
+        yield pack((HEADER, FORMAT_NAME, FORMAT_VERSION, *self._header()))
+        values = iter(self.sessions.values())
+        while piece := list(islice(values, SLICE_RECORDS)):
+            yield pack((SESSIONS, piece))
+        results = 0
+        for node_id, memory in self.remembered.items():
+            results += len(memory.results)
+            items = iter(memory.results.items())
+            while part := list(islice(items, SLICE_RECORDS)):
+                yield pack((RESULTS, node_id, part))
+        yield pack((TRAILER, len(self.sessions), results))
+
+    def _header(self) -> tuple[Any, ...]:
+        nodes = [[*node, self.remembered[node.node_id].low_seq] for node in self.nodes.values()]
+        params = sorted([key, value] for key, value in self.params.items())
+        return (self.index, self.clock_ms, self.last_wall_ms, self.head, self.event_seq, params, nodes)
+
+
+def digest(state: FrozenState) -> bytes:
+    """SHA-256 over the state in sorted order, so that it does not depend on how a replica came to it."""
+    pack = msgpack.Packer().pack
+    total = hashlib.sha256(pack(state._header()[:6]))
+    for _, node in sorted(state.nodes.items()):
+        memory = state.remembered[node.node_id]
+        total.update(pack((node, memory.low_seq, sorted(memory.results.items(), key=lambda item: item[0]))))
+    for _, record in sorted(state.sessions.items()):
+        total.update(pack(record))
+    return total.digest()

@@ -1,0 +1,164 @@
+"""One batch being applied: its time, the state it works on, and what it leaves behind (events, changed records).
+
+Knows how a transition or a refusal is written down: once in the state, once in the audit trail. Knows nothing of
+what is allowed: `transitions`, `nodes` and `sweep` decide.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raftstore.ownership import events
+from raftstore.ownership.params import Params
+from raftstore.ownership.records import ATTACHED, FROZEN, REASON_TEXTS, RECOVERING, NodeRecord, Result, SessionRecord
+
+Op = list[Any]  # [kind, seq, deadline_ms, ...arguments], well-formed
+
+_new = tuple.__new__  # a NamedTuple without the cost of its own constructor
+
+
+class Tally:
+    """How many sessions each owner has, tombstones excluded, and how many of them are bound. Derived, not state."""
+
+    __slots__ = ("attached", "owned")
+
+    def __init__(self) -> None:
+        self.attached: dict[str, int] = {}
+        self.owned: dict[str, int] = {}
+
+    def add(self, record: SessionRecord, by: int) -> None:
+        """Count a record in (1) or out (-1)."""
+        if record.state <= FROZEN:
+            self.owned[record.owner] = self.owned.get(record.owner, 0) + by
+        if record.state == ATTACHED:
+            self.attached[record.owner] = self.attached.get(record.owner, 0) + by
+
+
+class Step:
+    """The working context of one batch. `node_id` and `incarnation` are those of the group at work."""
+
+    __slots__ = (
+        "changed",
+        "events",
+        "incarnation",
+        "index",
+        "node_changed",
+        "node_id",
+        "nodes",
+        "now_ms",
+        "number",
+        "params",
+        "sessions",
+        "tally",
+        "wall_ms",
+    )
+
+    def __init__(
+        self,
+        *,
+        index: int,
+        now_ms: int,
+        wall_ms: int,
+        number: int,
+        params: Params,
+        sessions: dict[str, SessionRecord],
+        nodes: dict[str, NodeRecord],
+        tally: Tally,
+    ) -> None:
+        self.index = index
+        self.now_ms = now_ms
+        self.wall_ms = wall_ms
+        self.number = number  # of the last event so far
+        self.params = params
+        self.sessions = sessions
+        self.nodes = nodes
+        self.tally = tally
+        self.node_id: str | None = None
+        self.incarnation = 0
+        self.events: list[events.Event] = []
+        self.changed: list[SessionRecord] = []
+        self.node_changed = False
+
+    def soon_ms(self, param: str) -> int:
+        """The time that lies one parameter's length ahead."""
+        return self.now_ms + int(self.params[param])
+
+    def commit(
+        self, op: Op, old: SessionRecord | None, new: SessionRecord, event: int, reason: str | None, detail: str | None
+    ) -> Result:
+        """Write a transition down: the record, its event, the tally."""
+        sid, state, owner, epoch, version = new[:5]
+        self.sessions[sid] = new
+        self.changed.append(new)
+        from_state = 0
+        if old is None:
+            self.tally.add(new, 1)
+        else:
+            from_state = old.state
+            if from_state != state or old.owner != owner:
+                self.tally.add(old, -1)
+                self.tally.add(new, 1)
+        self.number = number = self.number + 1
+        self.events.append(
+            (
+                number, self.index, self.now_ms, self.wall_ms, event, sid, self.node_id, op[0], self.incarnation,
+                op[1], from_state, state, owner, epoch, version, reason, detail,
+            )
+        )  # fmt: skip
+        return (0, new)
+
+    def refuse(self, op: Op, code: int, record: SessionRecord | None = None, sid: str | None = None) -> Result:
+        """Write a refusal down: nothing changes but the audit trail. The result carries the current record."""
+        self.refuse_op(op[0], op[1], code, record, sid)
+        return (code, record)
+
+    def refuse_op(self, kind: int, seq: int, code: int, record: SessionRecord | None, sid: str | None) -> None:
+        """The event of a refusal, for ops that may not even be well-formed."""
+        self.number = number = self.number + 1
+        if record is None:
+            state, owner, epoch, version = 0, None, 0, 0
+        else:
+            sid, state, owner, epoch, version = record[:5]
+        self.events.append(
+            (
+                number, self.index, self.now_ms, self.wall_ms, events.REFUSED, sid, self.node_id, kind,
+                self.incarnation, seq, state, state, owner, epoch, version, REASON_TEXTS[code], None,
+            )
+        )  # fmt: skip
+
+    def note(self, event: int, kind: int = 0, seq: int = 0, detail: str | None = None) -> None:
+        """An event that concerns no session."""
+        self.number = number = self.number + 1
+        self.events.append(
+            (
+                number, self.index, self.now_ms, self.wall_ms, event, None, self.node_id, kind,
+                self.incarnation, seq, 0, 0, None, 0, 0, None, detail,
+            )
+        )  # fmt: skip
+
+
+# -- successors of a record: each is the whole record, state_version + 1 -------------------------------------------
+
+
+def attached(old: SessionRecord, owner: str, epoch: int, owner_inc: int, binding: str, nonce: int) -> SessionRecord:
+    """Bound to a transport of `owner`."""
+    return _new(
+        SessionRecord,
+        (
+            old.session_id, ATTACHED, owner, epoch, old.state_version + 1, binding, old.created_at_ms,
+            old.expires_at_ms, None, None, None, None, owner_inc, nonce, False, old.policy,
+        ),
+    )  # fmt: skip
+
+
+def recovering(
+    old: SessionRecord, owner: str, epoch: int, owner_inc: int, reattach_by_ms: int, reason: str | None
+) -> SessionRecord:
+    """Bound to nothing; may reattach at `owner` until `reattach_by_ms`."""
+    return _new(
+        SessionRecord,
+        (
+            old.session_id, RECOVERING, owner, epoch, old.state_version + 1, None, old.created_at_ms,
+            old.expires_at_ms, reattach_by_ms, None, None, reason, owner_inc, old.nonce, False, old.policy,
+        ),
+    )  # fmt: skip

@@ -1,0 +1,6 @@
+"""Lets the properties import the Raft cluster in memory."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "raft"))
