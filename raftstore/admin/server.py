@@ -29,7 +29,7 @@ from raftstore.errors import TransportError
 SHUTDOWN_TIMEOUT_S = 3.0  # requests in progress when the server stops; then they are cut off
 IDLE_SWEEP_S = 30.0  # a connection without a request for one to two of these is closed
 TLS_HANDSHAKE_TIMEOUT_S = 5.0
-REFUSED_PER_PLACE = 2  # callers being refused at once, per place for a connection; more are cut off unheard
+REFUSED_MAX = 16_384  # callers being refused at once; more are cut off unheard
 REQUEST_HEAD_BYTES_MAX = 8_190
 CONNECTIONS_MAX = 1_024
 BODY_BYTES_MAX = 65_536
@@ -49,12 +49,14 @@ class AdminServer:
         *,
         tls: ssl.SSLContext | None = None,
         connections_max: int = CONNECTIONS_MAX,
+        refused_max: int = REFUSED_MAX,
         body_bytes_max: int = BODY_BYTES_MAX,
         debug_faults: bool = False,
     ) -> None:
         self._endpoint = endpoint
         self._tls = _checked_tls(endpoint, tls)
         self._connections_max = connections_max
+        self._refused_max = refused_max
         self._metrics = ApiMetrics(node.status)
         self._audit = AuditStream(node)
         self._app = web.Application(middlewares=[self._count, self._guard, outcomes])
@@ -144,7 +146,7 @@ class AdminServer:
     def _new_connection(self) -> asyncio.BaseProtocol:
         if self._runner.server is None or self.connections >= self._connections_max:
             self._metrics.connection_refused()
-            return Refusal(self._refused, refused_max=REFUSED_PER_PLACE * self._connections_max)
+            return Refusal(self._refused, refused_max=self._refused_max)
         return self._runner.server()
 
     async def _sweep_idle(self) -> None:

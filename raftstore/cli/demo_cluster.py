@@ -8,46 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from raftstore.cli.temp_cluster import temporary_directory, write_cluster
 from raftstore.client import Client, NoAnswer, Unreachable
-from raftstore.config import ClusterConfig
 from raftstore.errors import RaftstoreError
-from raftstore.transport.certs import create_ca, issue_node
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 6.0
 POLL_S = 0.02
-SOCKET_ROOM = 60  # bytes that the socket path needs beside the temporary directory
-LEASE_TTL_MS = 2_000
-
-CONFIG = """\
-cluster = "demo"
-
+SETTINGS = """\
 [timing]
-lease_ttl_ms = {lease_ttl_ms}
+lease_ttl_ms = 2000
 
 [storage]
 disk_free_min_bytes = 16777216
 wal_segment_bytes = 8388608
-
-{nodes}
 """
-NODE = """\
-[[node]]
-id = "{id}"
-peer = "127.0.0.1:{port}"
-api = "unix:run/{id}.sock"
-"""
-
 
 class DemoFailed(RaftstoreError):  # noqa: N818 - says what happened
     """The demo could not go on; the message says what was seen."""
@@ -63,9 +45,9 @@ class DemoCluster:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     async def __aenter__(self) -> DemoCluster:
-        self.directory = _temporary_directory()
+        self.directory = temporary_directory()
         try:
-            self._write_files()
+            self.config = write_cluster(self.directory, "demo", self.node_ids, SETTINGS)
             for node_id in self.node_ids:
                 self.clients[node_id] = Client(f"unix:{self.directory}/run/{node_id}.sock", timeout_s=8)
                 self.start(node_id)
@@ -89,17 +71,6 @@ class DemoCluster:
                 process.kill()
                 await asyncio.to_thread(process.wait)
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    def _write_files(self) -> None:
-        ca = create_ca("demo")
-        ca.write(self.directory / "ca.pem", self.directory / "ca.key")
-        for node_id in self.node_ids:
-            issued = issue_node(ca, "demo", node_id, hosts=["127.0.0.1"])
-            issued.write(self.directory / f"{node_id}.pem", self.directory / f"{node_id}.key")
-        nodes = [NODE.format(id=i, port=p) for i, p in zip(self.node_ids, _free_ports(len(self.node_ids)), strict=True)]
-        text = CONFIG.format(lease_ttl_ms=LEASE_TTL_MS, nodes="\n".join(nodes))
-        (self.directory / "cluster.conf").write_text(text)
-        self.config = ClusterConfig.load(self.directory / "cluster.conf")
 
     # --- processes -----------------------------------------------------------------------------------------------
     def start(self, node_id: str) -> None:
@@ -167,22 +138,3 @@ class DemoCluster:
     async def _events(self, node_id: str) -> AsyncIterator[dict[str, object]]:
         async for event in self.clients[node_id].events(after=0, follow=False):
             yield event
-
-
-def _temporary_directory() -> Path:
-    """A private directory whose path is short enough for Unix sockets."""
-    for parent in (None, "/tmp", os.getcwd()):
-        with contextlib.suppress(OSError):
-            path = Path(tempfile.mkdtemp(prefix="raftstore-demo-", dir=parent))
-            if len(str(path)) + SOCKET_ROOM <= 100 or parent == os.getcwd():
-                return path
-            path.rmdir()
-    raise DemoFailed("no temporary directory can be made (set TMPDIR to a writable one)")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from raftstore.cli.audit import audit
+from raftstore.cli.bench import bench
 from raftstore.cli.config import config
 from raftstore.cli.demo import demo
 from raftstore.cli.init import init
@@ -45,5 +46,5 @@ def main() -> None:
     """
 
 
-for command in (init, run, status, session, drain, leader, outcome, audit, wal, config, demo):
+for command in (init, run, status, session, drain, leader, outcome, audit, wal, config, demo, bench):
     main.add_command(command)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from raftstore.admin.server import AdminServer
+from raftstore.admin.server import REFUSED_MAX, AdminServer
 from raftstore.cli.exits import ERROR, OK, Failure, outcomes_as_exits
 from raftstore.cli.logs import FORMATS, LEVELS, configure_logging
 from raftstore.cli.target import config_option
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 READY_POLL_S = 0.05
 SAME_SIGNAL_S = 1.0  # whoever signals a process group and the process means one stop
 DESCRIPTORS_MAX = 65_536
-DESCRIPTORS_PER_CONNECTION = 4  # served and refused callers leave a quarter of the descriptors to log and peer links
 RESUMES_MAX = 1_024  # resumes under way at once; the sweep takes up what is beyond, at freeze_by
 
 
@@ -102,11 +101,13 @@ async def serve(
 def _api(config: ClusterConfig, node_id: str, node: Node, debug_faults: bool) -> AdminServer:
     me = config.node(node_id)
     tls = server_context(TlsFiles(config.ca_path, me.cert, me.key)) if me.api.kind == "tcp" else None
+    descriptors = raise_descriptor_limit()  # a quarter of them stays for the log and the peers, whatever callers do
     return AdminServer(
         node,
         me.api,
         tls=tls,
-        connections_max=min(config.limits.api_connections_max, raise_descriptor_limit() // DESCRIPTORS_PER_CONNECTION),
+        connections_max=min(config.limits.api_connections_max, descriptors // 4),
+        refused_max=min(REFUSED_MAX, descriptors // 2),
         body_bytes_max=config.limits.api_body_bytes_max,
         debug_faults=debug_faults,
     )

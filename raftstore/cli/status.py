@@ -64,16 +64,17 @@ def status(target: Target, watch: bool, interval: float, rounds: int | None) -> 
 
 
 def _watch(target: Target, interval_s: float, rounds: int | None) -> None:
-    with Live(console=console(), auto_refresh=False) as live:
-        while rounds is None or rounds > 0:
-            live.update(render(asyncio.run(_ask_all(target))), refresh=True)
-            rounds = None if rounds is None else rounds - 1
-            if rounds == 0:
-                return
-            try:
+    done = 0
+    try:
+        with Live(console=console(), auto_refresh=False) as live:
+            while True:
+                live.update(render(asyncio.run(_ask_all(target))), refresh=True)
+                done += 1
+                if done == rounds:
+                    return
                 time.sleep(interval_s)
-            except KeyboardInterrupt:
-                return
+    except KeyboardInterrupt:
+        return  # how a watch ends
 
 
 async def _ask_all(target: Target) -> dict[str, dict[str, Any]]:

@@ -18,8 +18,9 @@ Task = Callable[[], None]
 class Inbox:
     """Calls for the node's loop from anywhere."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, then: Task) -> None:
         self._loop = loop
+        self._then = then  # after a group of tasks
         self._tasks: deque[Task] = deque()
         self._woken = False
 
@@ -35,6 +36,7 @@ class Inbox:
         tasks = self._tasks
         while tasks:
             tasks.popleft()()
+        self._then()
 
 
 class Outlet:

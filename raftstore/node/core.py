@@ -51,6 +51,9 @@ class Links(Protocol):
 
     def send(self, peer_id: str, payload: bytes) -> bool: ...
 
+    def flush(self) -> None:
+        """Write what was sent, now."""
+
     def drop(self, peer_id: str, reason: str) -> None:
         """Close the connection to that peer: what it sent is no message of ours."""
 
@@ -206,6 +209,7 @@ class Core:
         self.raft.on_durable(job)
         self.outbox.on_durable(job)
         self.ask_step()
+        self.end_of_inputs()
 
     def is_fresh(self) -> bool:
         """Whether this node has never promised anything: no log, no snapshot, no term."""
@@ -225,7 +229,12 @@ class Core:
         """Run a step soon, once, after the inputs that are being delivered now."""
         if not self._step_asked and self.stopped is None:
             self._step_asked = True
-            self._loop.call_soon(self._step)
+            self._loop.call_soon(self.end_of_inputs)
+
+    def end_of_inputs(self) -> None:
+        """A group of inputs has been delivered: run the step that they asked for now, not at the loop's next turn."""
+        if self._step_asked:
+            self._step()
 
     def _step(self) -> None:
         self._step_asked = False
@@ -251,6 +260,7 @@ class Core:
             self._forward()
         self._ask_reads()
         self.outbox.release()
+        self._links.flush()
         self._lose_patience(now)
         self._set_timer()
 
@@ -271,7 +281,6 @@ class Core:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._step_asked = True
         self._step()
 
     def _tick(self, now: int) -> None:

@@ -20,6 +20,10 @@ class LinkAdapter:
     def send(self, peer_id: str, payload: bytes) -> bool:
         return self.links is not None and self.links.send(peer_id, payload)
 
+    def flush(self) -> None:
+        if self.links is not None:
+            self.links.flush()
+
     def drop(self, peer_id: str, reason: str) -> None:
         if self.links is not None:
             self.links.drop(peer_id, LinkEvent.MALFORMED_MESSAGE, reason)
@@ -41,7 +45,7 @@ class CoreHandler:
         self._core.receive(peer_id, payload)
 
     def on_batch_end(self) -> None:
-        """The core runs its step at the end of this turn of the loop."""
+        self._core.end_of_inputs()
 
 
 def make_links(

@@ -86,10 +86,10 @@ class Node:
             self._thread.start()
         else:
             self._loop = caller_loop
-        self._inbox = Inbox(self._loop)
-        self._runtime = Runtime(
+        runtime = self._runtime = Runtime(
             self.config, self.node_id, insecure=self._insecure, clock=self._clock, dispatcher=self._dispatcher
         )
+        self._inbox = Inbox(self._loop, lambda: runtime.end_of_inputs())
         try:
             await self._on_loop(self._runtime.open())
             if wait_ms is not None:

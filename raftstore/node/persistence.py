@@ -52,6 +52,7 @@ class SnapshotKeeper:
         self._report = report
         self._failed = failed
         self._receiver: SnapshotReceiver | None = None
+        self._reported: object = None  # the last problem that was told
         self.is_installing = False
 
     def latest(self) -> SnapshotFile | None:
@@ -76,6 +77,7 @@ class SnapshotKeeper:
                 return 0
             self._receiver = receiver
         held = receiver.write(offset, data)
+        self._report_problem(receiver)
         if receiver.wants_sync and held < snapshot.size:
             self._worker.sync_receiving(receiver)
         return held
@@ -91,6 +93,7 @@ class SnapshotKeeper:
                 loading = loop.run_in_executor(None, lambda: restore(self._loader.chunks(info)))
                 loading.add_done_callback(lambda result: loaded(info, result))
             else:
+                self._report_problem(receiver)
                 self.is_installing = False
                 done(False)
 
@@ -106,6 +109,12 @@ class SnapshotKeeper:
             done(True)
 
         self._worker.finish_receiving(receiver, finished)
+
+    def _report_problem(self, receiver: SnapshotReceiver) -> None:
+        problem = receiver.problem
+        if problem is not None and problem is not self._reported:
+            self._reported = problem
+            self._report("SNAPSHOT_NOT_RECEIVED", str(problem))
 
     def close(self) -> None:
         if self._receiver is not None:
@@ -127,9 +136,11 @@ class Persistence:
         node_id: str,
         loop: asyncio.AbstractEventLoop,
         *,
+        wall_ms: Callable[[], int],
         report: Report,
-        failed: Callable[[str, str], None],
+        failed: Report,
     ) -> None:
+        self._wall_ms = wall_ms
         self._config = config
         self._node_id = node_id
         self._loop = loop
@@ -171,7 +182,12 @@ class Persistence:
             record_bytes_max=min(2 * self._config.limits.entry_bytes_max, self._config.storage.wal_segment_bytes // 2),
         )
         store, recovered = Store.open(
-            OsDisk(), self._directory, cluster=self._config.cluster, node_id=self._node_id, limits=limits
+            OsDisk(),
+            self._directory,
+            cluster=self._config.cluster,
+            node_id=self._node_id,
+            limits=limits,
+            wall_ms=self._wall_ms(),
         )
         if recovered.hard_state is None:
             store.set_hard_state(HardState(0, None, False))  # nothing is remembered here: no vote until caught up

@@ -89,7 +89,9 @@ class Runtime:
         node = self.config.node(self.node_id)
         self._failed_event = asyncio.Event()
         self.events_stream = EventStream(loop)
-        self.persistence = Persistence(self.config, self.node_id, loop, report=self.report, failed=self._fail_soon)
+        self.persistence = Persistence(
+            self.config, self.node_id, loop, wall_ms=self.clock.wall_ms, report=self.report, failed=self._fail_soon
+        )
         machine = await self.persistence.open()
         self.audit = AuditTrail(
             node.audit_dir,
@@ -217,6 +219,11 @@ class Runtime:
 
     def op_id(self, ticket: Ticket) -> OpId:
         return OpId(self.node_id, self.incarnation, ticket.seq)
+
+    def end_of_inputs(self) -> None:
+        """Callers' ops that came together have all been submitted."""
+        if self.is_open:
+            self.core.end_of_inputs()
 
     def submit(self, ticket: Ticket) -> None:
         """Propose a caller's op, or answer why not. Never raises."""

@@ -207,11 +207,11 @@ class DueIndex:
             self._seen_nodes = seen
             self._scan = list(self._machine.sessions)
         scan = self._scan
-        soon = now_ms // SLOT_MS + RETRY_SLOTS  # what is filed up to then comes, or came, by its slot
+        offered = {session_id for session_id, _ in found}
         while scan and visits < VISITS_MAX and len(found) < limit:
             visits += 1
             session_id = scan.pop()
             record = self._machine.sessions[session_id]
-            if self._filed.get(session_id, soon) > soon and overdue(record, nodes, now_ms) is not None:
+            if session_id not in offered and overdue(record, nodes, now_ms) is not None:
                 found.append((session_id, record.state_version))
-                self._file(session_id, soon)
+                self._file(session_id, now_ms // SLOT_MS + RETRY_SLOTS)

@@ -82,7 +82,8 @@ SCHEMAS: dict[str, tuple[int, tuple[tuple[str, Check], ...]]] = {
 
 # Sent while the leader's own log write is still under way (dissertation, section 10.2.1): it does not count itself
 # before that is done. They still wait for the term to be on disk. The answer to a heartbeat says which term this
-# node is in and whether it votes, nothing of the log: a slow disk alone must not cost a leader its quorum.
+# node is in and whether it votes, nothing of the log: a slow disk alone must not cost a leader its quorum. The answer
+# to a pre-vote waits for everything: in a new cluster a term is raised only once a majority are voters on their disks.
 PROMISES_NO_LOG = frozenset(
     {"append_entries", "heartbeat", "heartbeat_response", "install_snapshot", "pre_vote", "timeout_now"}
 )

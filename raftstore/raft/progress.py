@@ -18,7 +18,6 @@ class Progress:
 
     __slots__ = (
         "acked_probe",
-        "chunks_in_flight",
         "confirmed_ns",
         "inflight",
         "inflight_bytes",
@@ -55,9 +54,8 @@ class Progress:
         self.learner_since = 0  # index of an entry that was appended after we heard of its loss
         self.promoted = 0  # the learner number under which it became a voter again
         self.snapshot_index = 0
-        self.snapshot_sent = 0
+        self.snapshot_sent = 0  # bytes from its start
         self.snapshot_acked = 0
-        self.chunks_in_flight = 0
 
     @property
     def votes(self) -> bool:

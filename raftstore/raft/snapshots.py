@@ -60,28 +60,28 @@ class Snapshots(Reads):
     def _send_snapshot(self, peer: str, progress: Progress) -> None:
         if not progress.snapshot_index:
             self._begin_snapshot(peer, progress)
-        latest = self._sending[peer]
+        snapshot = self._sending[peer]
         now = self.clock.now_ns()
-        if progress.chunks_in_flight and now - progress.moved_ns > self.timing.election_timeout_max_ns:
-            progress.snapshot_sent = progress.snapshot_acked  # lost on the way: go on from what was answered
-            progress.chunks_in_flight = 0
-        while progress.chunks_in_flight < self.timing.snapshot_window_chunks:
-            if progress.snapshot_sent >= latest.size:
-                return
-            data = self._snapshots.read(latest, progress.snapshot_sent, self.timing.snapshot_chunk_bytes)
+        if progress.snapshot_sent == progress.snapshot_acked:
+            progress.moved_ns = now
+        elif now - progress.moved_ns > self.timing.election_timeout_max_ns:
+            progress.snapshot_sent = progress.snapshot_acked  # lost, or not taken: go on from what was answered
+            progress.moved_ns = now
+        window_bytes = self.timing.snapshot_window_chunks * self.timing.snapshot_chunk_bytes
+        while progress.snapshot_sent < min(snapshot.size, progress.snapshot_acked + window_bytes):
+            data = self._snapshots.read(snapshot, progress.snapshot_sent, self.timing.snapshot_chunk_bytes)
             if not data:
                 progress.snapshot_index = 0  # gone by now: the next step begins with the newest
                 return
-            progress.moved_ns = now
             self._send(
                 peer,
                 {
                     "type": "install_snapshot",
                     "term": self.term,
-                    "index": latest.index,
-                    "snapshot_term": latest.term,
-                    "size": latest.size,
-                    "sha256": latest.sha256,
+                    "index": snapshot.index,
+                    "snapshot_term": snapshot.term,
+                    "size": snapshot.size,
+                    "sha256": snapshot.sha256,
                     "offset": progress.snapshot_sent,
                     "data": data,
                     "probe": self._probe,
@@ -89,7 +89,6 @@ class Snapshots(Reads):
                 },
             )
             progress.snapshot_sent += len(data)
-            progress.chunks_in_flight += 1
 
     def _begin_snapshot(self, peer: str, progress: Progress) -> None:
         """Choose what to send: the one that was begun, while our log goes on from it, else the newest.
@@ -104,7 +103,6 @@ class Snapshots(Reads):
         self._sending[peer] = chosen
         progress.snapshot_index = chosen.index
         progress.snapshot_sent = progress.snapshot_acked = 0
-        progress.chunks_in_flight = 0
 
     def _on_snapshot_response(self, peer: str, message: Message, now: int) -> None:
         progress = self._hear(peer, message, now)
@@ -115,11 +113,11 @@ class Snapshots(Reads):
             return
         if message["index"] != progress.snapshot_index:
             return
-        progress.moved_ns = now
-        progress.chunks_in_flight = max(0, progress.chunks_in_flight - 1)
+        if message["offset"] > progress.snapshot_acked:
+            progress.moved_ns = now
+        # Less than before: it had to begin anew. What it does not take is sent again only after a while, so that a
+        # follower that cannot take anything is not flooded.
         progress.snapshot_acked = message["offset"]
-        if message["offset"] < progress.snapshot_sent and not progress.chunks_in_flight:
-            progress.snapshot_sent = message["offset"]  # it holds less than we sent, or more than we knew: resume
         progress.snapshot_sent = max(progress.snapshot_sent, message["offset"])
 
     # --- follower ----------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ class SnapshotDirectory:
         with self._guard(f"publishing {info.path}"):
             self.disk.rename(temporary, info.path)
             self.disk.sync_dir(self.directory)
-            if self.latest is None or info.index > self.latest.index:
+            if self.latest is None or info.index >= self.latest.index:
                 self.latest = info
             self.prune()
         return info
@@ -184,8 +184,8 @@ class SnapshotWriter:
 class SnapshotReceiver:
     """A snapshot that a peer sends piece by piece, in order. `announced` is what the peer says of it.
 
-    `write` on one thread; `sync` and `finish` may run on another, `finish` once all is held. An OSError removes the
-    file and comes out as StorageError.
+    `write` and `abort` on one thread, `sync` on any; `finish` on any once all is held, and then nothing else. What the
+    disk refuses is discarded and shows in `problem`: the transfer begins anew.
     """
 
     def __init__(self, directory: SnapshotDirectory, announced: SnapshotInfo) -> None:
@@ -193,20 +193,31 @@ class SnapshotReceiver:
             raise ValueError(f"a snapshot cannot be {announced.size_bytes} bytes long")
         self.announced = announced
         self.held_bytes = 0
+        self.problem: OSError | None = None
         self._directory = directory
         self._path = f"{directory.path_of(announced.index, announced.term)}.peer{TEMPORARY_SUFFIX}"
         self._unsynced_bytes = 0
+        self._finished = False
+        self._sync_problem: OSError | None = None
         self._file: File | None = None
-        with self._aborting():
-            self._file = directory.disk.open(self._path, create=True)
-            self._file.truncate(0)
 
     def write(self, offset: int, data: bytes) -> int:
-        """Take bytes at `offset`; how many are held now. Bytes that do not go on from there are not taken."""
-        if self._file is None or offset != self.held_bytes or offset + len(data) > self.announced.size_bytes:
+        """Take bytes at `offset`; how many are held now: 0 after a `problem`.
+
+        Bytes that do not go on from what is held, or go beyond the announced size, are not taken.
+        """
+        if self._sync_problem is not None:
+            self._discard(self._sync_problem)
+        if self._finished or offset != self.held_bytes or offset + len(data) > self.announced.size_bytes:
             return self.held_bytes
-        with self._aborting():
+        try:
+            if self._file is None:
+                self._file = self._directory.disk.open(self._path, create=True)
+                self._file.truncate(0)
             self._file.pwrite(data, offset)
+        except OSError as error:
+            self._discard(error)
+            return 0
         self.held_bytes += len(data)
         self._unsynced_bytes += len(data)
         return self.held_bytes
@@ -217,52 +228,65 @@ class SnapshotReceiver:
         return self._unsynced_bytes >= self._directory.limits.snapshot_unsynced_bytes_max
 
     def sync(self) -> None:
-        """Make what is held durable, so that `finish` need not do all at once."""
+        """Make what is held durable, so that `finish` need not do all at once. A failure shows at the next `write`.
+
+        Closes nothing, because `write` may be using the file on its thread.
+        """
         file = self._file
         if file is not None:
             self._unsynced_bytes = 0
-            with self._aborting():
+            try:
                 file.datasync()
+            except OSError as error:
+                self._sync_problem = error
 
     def finish(self) -> SnapshotInfo | None:
         """Check everything against what was announced, make it durable and give it its name.
 
-        None when the bytes are not the snapshot that was announced: they are removed, and the transfer begins anew.
+        None when the bytes are not the snapshot that was announced, or the disk refused them: they are removed, and
+        the transfer begins anew with a new receiver. None, too, and nothing else, while not all is held.
         """
-        announced = self.announced
-        if self._file is None or self.held_bytes != announced.size_bytes:
+        if self._file is None or self.held_bytes != self.announced.size_bytes:
             return None
-        with self._aborting():
+        self._finished = True
+        try:
+            if self._sync_problem is not None:
+                raise self._sync_problem
             self._file.datasync()
-            self._close()
-            try:
-                info = self._directory.check_temporary(self._path, announced.index, announced.term)
-            except StorageError:
-                info = None
-        if info is None or (info.size_bytes, info.sha256) != (announced.size_bytes, announced.sha256):
+            info = self._checked()
+        except OSError as error:
+            self._discard(error)
+            return None
+        if info is None:
             self.abort()
             return None
+        self._close()
         return self._directory.publish(self._path, info)
+
+    def _checked(self) -> SnapshotInfo | None:
+        announced = self.announced
+        try:
+            info = self._directory.check_temporary(self._path, announced.index, announced.term)
+        except StorageError:
+            return None
+        return info if (info.size_bytes, info.sha256) == (announced.size_bytes, announced.sha256) else None
 
     def abort(self) -> None:
         """Forget and remove what is held."""
-        self.held_bytes = 0
+        self.held_bytes = self._unsynced_bytes = 0
+        self._sync_problem = None
         with contextlib.suppress(OSError):
             self._close()
             self._directory.disk.unlink(self._path)
+
+    def _discard(self, error: OSError) -> None:
+        self.problem = error
+        self.abort()
 
     def _close(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
-
-    @contextlib.contextmanager
-    def _aborting(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.abort()
-            raise StorageError(f"{self._path}: the snapshot was not received: {error}") from error
 
 
 class SnapshotReader:
@@ -270,14 +294,14 @@ class SnapshotReader:
 
     def __init__(self, directory: SnapshotDirectory) -> None:
         self._directory = directory
-        self._open: tuple[str, File] | None = None
+        self._open: tuple[SnapshotInfo, File] | None = None
 
     def read(self, info: SnapshotInfo, offset: int, size: int) -> bytes:
         """Up to `size` bytes of the file at `offset`; empty at its end, and when the snapshot is gone by now."""
-        if self._open is None or self._open[0] != info.path:
+        if self._open is None or self._open[0] != info:
             self.close()
             try:
-                self._open = (info.path, self._directory.disk.open(info.path, read_only=True))
+                self._open = (info, self._directory.disk.open(info.path, read_only=True))
             except FileNotFoundError:
                 return b""
         return self._open[1].pread(size, offset)

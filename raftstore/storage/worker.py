@@ -115,11 +115,14 @@ class Worker:
     def write_snapshot(
         self, index: int, term: int, chunks: Iterable[bytes], done: Callable[[SnapshotInfo | Exception], None]
     ) -> None:
-        """Write a snapshot aside; `done` on the loop's thread. `chunks` is iterated on the other thread."""
+        """Write a snapshot aside; `done` on the loop's thread. `chunks` is iterated on the other thread.
+
+        `done` gets a StorageError when the snapshot was given up: the disk had no room, or `chunks` raised one.
+        """
         self._aside(self._snapshot_steps(index, term, chunks, done))
 
     def sync_receiving(self, receiver: SnapshotReceiver) -> None:
-        """Sync what a receiver holds, aside; for when it `wants_sync`. A failure shows at `finish_receiving`."""
+        """Sync what a receiver holds, aside; for when it `wants_sync`. A failure shows at the next `write`."""
         self._aside(self._sync_steps(receiver))
 
     def finish_receiving(
@@ -149,20 +152,21 @@ class Worker:
     ) -> Step:
         try:
             writer = self._store.begin_snapshot(index, term)
-            for chunk in chunks:
-                writer.write(chunk)
-                yield
-            info = writer.commit()
+            try:
+                for chunk in chunks:
+                    writer.write(chunk)
+                    yield
+                info = writer.commit()
+            except BaseException:  # the disk, the maker of the chunks, or the end of this worker
+                writer.abort()
+                raise
         except StorageError as error:
             self._report_aside(partial(done, error))
         else:
             self._post(partial(done, info))
 
     def _sync_steps(self, receiver: SnapshotReceiver) -> Step:
-        try:
-            receiver.sync()
-        except StorageError:
-            return  # the receiver has dropped what it held
+        receiver.sync()
         yield
 
     def _finish_steps(

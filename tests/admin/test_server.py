@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from raftstore.admin import refusal
 from raftstore.admin.server import AdminServer
 from raftstore.client import Client, NoAnswer, Unreachable
 from raftstore.config import Address, ApiEndpoint
@@ -137,22 +138,50 @@ def test_idle_connections_are_closed_and_busy_ones_are_not(tmp_path: Path, loop:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_flood_beyond_every_bound_leaves_a_working_server(tmp_path: Path, loop: Any) -> None:
-    """Thousands at once: each is answered or cut off, memory is bounded by the connections, then all is as before."""
+    """Each caller is served, refused in words, or, beyond the bound on refusals, cut off; then all is as before."""
 
     async def main() -> None:
-        async with serving(tmp_path, connections_max=64) as served:
-
-            async def one() -> bytes:
-                try:
-                    return await served.raw(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                except OSError:
-                    return b""  # cut off
-
-            answers = await asyncio.gather(*(one() for _ in range(400)))
-            assert sum(b" 200 " in answer for answer in answers) >= 64
-            assert all(not a or b" 200 " in a or b" 503 " in a for a in answers)
+        async with serving(tmp_path, connections_max=10, refused_max=20) as served:
+            callers = [await asyncio.open_unix_connection(str(served.path)) for _ in range(40)]
+            await until(lambda: served.server.connections == 10)
+            answers = [await ask(*caller) for caller in callers]
+            assert sum(b" 200 " in answer for answer in answers) == 10
+            assert sum(b'"OVERLOADED"' in answer for answer in answers) == 20
+            assert answers.count(b"") == 10
             await until(lambda: served.server.connections == 0)
             assert await served.text("/livez") == (200, "ok\n")
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        try:
+            writer.write(
+                b"POST /v1/sessions/s/create HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
+            )
+            return (await reader.read()).replace(b" 409 ", b" 200 ")  # all create the same session
+        except OSError:
+            return b""  # cut off
+        finally:
+            writer.close()
+
+    run_on(loop, main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_refused_caller_who_says_nothing_is_not_waited_for(
+    tmp_path: Path, loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal has its time, and the end of the server ends it too."""
+    monkeypatch.setattr(refusal, "LINGER_S", 0.01)
+
+    async def main() -> None:
+        async with serving(tmp_path, connections_max=0) as served:
+            reader, writer = await asyncio.open_unix_connection(str(served.path))
+            assert await reader.read() == b""
+            writer.close()
+            monkeypatch.setattr(refusal, "LINGER_S", 600)
+            reader, writer = await asyncio.open_unix_connection(str(served.path))
+            await served.server.stop()
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
 
     run_on(loop, main())
 

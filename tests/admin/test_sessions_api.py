@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from raftstore.admin import requests
 from raftstore.errors import InvalidArgument, OutcomeUnknown, Rejected, Unavailable
 from raftstore.types import Binding, OpId, Reason
 from tests.admin.fake_node import FakeNode
@@ -246,6 +247,8 @@ BAD_PATHS = [
     ("/v1/sessions/%FF/create", b"session_id"),
     ("/v1/sessions/%C3%A9/create", b"session_id"),
     ("/v1/sessions/%00/create", b"session_id"),
+    ("/v1/sessions/a%zz/create", b"session_id"),
+    ("/v1/sessions/a%/create", b"session_id"),
 ]
 
 
@@ -277,6 +280,30 @@ def test_the_body_is_bounded_announced_or_not(tmp_path: Path) -> None:
                 assert status in (200, 409)
                 status, answer = await served.call("POST", "/v1/sessions/s/create", raw=body(65_537))
                 assert (status, answer["field"]) == (413, "body")
+
+    asyncio.run(main())
+
+
+def test_a_body_announced_as_too_long_is_not_read(tmp_path: Path) -> None:
+    """The refusal comes before the first byte of it."""
+
+    async def main() -> None:
+        async with serving(tmp_path) as served:
+            head = b"POST /v1/sessions/s/create HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+            assert b" 413 " in await served.raw(head)
+
+    asyncio.run(main())
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever announces a body and sends half of it is answered 408."""
+    monkeypatch.setattr(requests, "BODY_TIMEOUT_S", 0.01)
+
+    async def main() -> None:
+        async with serving(tmp_path) as served:
+            head = b"POST /v1/sessions/s/create HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{"
+            assert b" 408 " in await served.raw(head)
+            assert served.node.calls == []
 
     asyncio.run(main())
 

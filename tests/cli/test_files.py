@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import Result
 
 from raftstore.cli.main import main
 from raftstore.cli.run import serve
@@ -196,6 +197,34 @@ def test_run_serves_until_a_signal_and_tells_the_service_manager(ran: ClusterCon
     path = ran.node("vpn-1").api.path
     assert path is not None
     assert not path.exists()
+
+
+def test_run_serves_operators_over_tcp(tmp_path: Path) -> None:
+    """With the certificate that init made for operators the same commands work from elsewhere, and not without it."""
+    config = one_node(tmp_path)
+    path = tmp_path / "cluster.conf"
+    path.write_text(path.read_text().replace("unix:api.sock", f"tcp:127.0.0.1:{free_port()}"))
+    config = ClusterConfig.load(path)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def typed(*arguments: str) -> Result:
+            return await loop.run_in_executor(None, lambda: cli(*arguments, "-c", str(path)))
+
+        async with asyncio.timeout(WAIT_S):
+            running = asyncio.create_task(serve(config, "vpn-1"))
+            while (await typed("session", "create", "s")).exit_code != 0:  # noqa: ASYNC110 - not up yet
+                await asyncio.sleep(0)
+            assert (await typed("status")).exit_code == 0
+            assert (await typed("session", "create", "s")).exit_code == 4
+            (tmp_path / "operator.pem").unlink()
+            result = await typed("session", "get", "s")
+            assert (result.exit_code, "operator.pem: no such file" in result.stderr) == (1, True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await running is None
+
+    asyncio.run(main())
 
 
 def test_run_says_in_one_line_why_it_cannot_start(tmp_path: Path) -> None:

@@ -220,6 +220,9 @@ class VirtualNode:
         if not broken and peer.links.get(self.node_id) == link and peer.core is not None:
             peer.core.receive(self.node_id, payload)
 
+    def flush(self) -> None:
+        """Messages are on their way as soon as they are sent."""
+
     def drop(self, peer_id: str, reason: str) -> None:
         self.lose_peer(peer_id, False)
 

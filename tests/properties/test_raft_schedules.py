@@ -10,7 +10,7 @@ from raftstore.raft.hardened import HardenedSyncObj
 from raftstore.raft.journal import HardenedJournal
 from raftstore.raft.outbox import Outbox
 
-SEEDS = range(25)
+SEEDS = range(20)
 # Runs that once found something.
 KNOWN = [("wipe-5", 336), ("wipe-5", 653), ("fifo-5", 3224), ("reorder", 3575)]
 

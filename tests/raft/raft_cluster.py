@@ -6,155 +6,21 @@ crosses as the bytes that production sends, through the same outbox; a crash for
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any
 
-import msgpack
+from memory_storage import MS, MemoryStorage, VirtualClock
 
 from raftstore.raft.hardened import HardenedSyncObj
-from raftstore.raft.journal import Entry, HardenedJournal
+from raftstore.raft.journal import HardenedJournal
 from raftstore.raft.outbox import Outbox
 from raftstore.raft.peer_messages import decode
 from raftstore.raft.seams import LEADER, RaftTiming
 from raftstore.raft.snapshots import SnapshotFile
 
-MS = 1_000_000
 TIMING = RaftTiming(snapshot_chunk_bytes=64, snapshot_window_chunks=3, append_bytes_max=700, inflight_appends_max=4)
 Message = dict[str, Any]
-
-
-class VirtualClock:
-    """Local time of one node: what the test says, plus the node's own offset."""
-
-    def __init__(self, offset_ns: int = 0) -> None:
-        self.ns = 1_000_000_000
-        self.offset_ns = offset_ns
-
-    def now_ns(self) -> int:
-        return self.ns + self.offset_ns
-
-    def wall_ms(self) -> int:
-        return self.ns // MS
-
-
-class MemoryStorage:
-    """LogStorage and SnapshotStore whose jobs become durable only when `sync` says so."""
-
-    def __init__(self, *, voter: bool = True) -> None:
-        self.term, self.voted_for, self.voter = 0, None, voter
-        self.log: list[Entry] = []
-        self.snapshot: SnapshotFile | None = None
-        self.snapshot_bytes = b""
-        self.kept: dict[bytes, bytes] = {}  # snapshots that can still be read
-        self.fail_installs = 0
-        self._reset_volatile()
-
-    def _reset_volatile(self) -> None:
-        self.jobs: deque[tuple[int, Callable[[], None]]] = deque()
-        self.callbacks: list[Callable[[], None]] = []
-        self.last_job = 0
-        self.incoming: SnapshotFile | None = None
-        self.received = b""
-
-    def _submit(self, work: Callable[[], None]) -> int:
-        self.last_job += 1
-        self.jobs.append((self.last_job, work))
-        return self.last_job
-
-    # --- LogStorage
-    def append(self, entries: Sequence[Entry]) -> int:
-        return self._submit(lambda: self._append(list(entries)))
-
-    def _append(self, entries: list[Entry]) -> None:
-        base = self.snapshot.index if self.snapshot else 0
-        for entry in entries:
-            if entry[1] <= base:
-                continue
-            last = self.log[-1][1] if self.log else base
-            assert entry[1] == last + 1, f"the log on disk ends at {last}, entry {entry[1]} came"
-            self.log.append(entry)
-
-    def truncate_from(self, index: int) -> int:
-        def work() -> None:
-            self.log = [e for e in self.log if e[1] < index]
-
-        return self._submit(work)
-
-    def set_hard_state(self, term: int, voted_for: str | None, voter: bool) -> int:
-        def work() -> None:
-            self.term, self.voted_for, self.voter = term, voted_for, voter
-
-        return self._submit(work)
-
-    # --- SnapshotStore
-    def latest(self) -> SnapshotFile | None:
-        return self.snapshot
-
-    def read(self, snapshot: SnapshotFile, offset: int, size: int) -> bytes:
-        return self.kept.get(snapshot.sha256, b"")[offset : offset + size]
-
-    def receive(self, snapshot: SnapshotFile, offset: int, data: bytes) -> int:
-        if self.incoming != snapshot:
-            self.incoming, self.received = snapshot, b""
-        if offset <= len(self.received):
-            self.received = self.received[:offset] + data + self.received[offset + len(data) :]
-        return len(self.received)
-
-    def install(self, snapshot: SnapshotFile, done: Callable[[bool], None]) -> None:
-        data = self.received
-        self.incoming, self.received = None, b""
-        good = hashlib.sha256(data).digest() == snapshot.sha256 and not self.fail_installs
-        self.fail_installs = max(0, self.fail_installs - 1)
-
-        def work() -> None:
-            if good:
-                self._set_snapshot(snapshot, data)
-            self.callbacks.append(lambda: done(good))
-
-        self._submit(work)
-
-    def save(self, index: int, term: int, state: list[Any], done: Callable[[], None]) -> None:
-        """Write a snapshot of our own."""
-        data = msgpack.packb(state)
-        snapshot = SnapshotFile(index, term, len(data), hashlib.sha256(data).digest())
-
-        def work() -> None:
-            if self.snapshot is None or self.snapshot.index < index:
-                self._set_snapshot(snapshot, data)
-                self.callbacks.append(done)
-
-        self._submit(work)
-
-    def _set_snapshot(self, snapshot: SnapshotFile, data: bytes) -> None:
-        held = {e[1]: e[2] for e in self.log}
-        old = self.snapshot
-        last = self.log[-1][1] if self.log else 0
-        if held.get(snapshot.index) == snapshot.term:
-            self.log = [e for e in self.log if e[1] > snapshot.index]
-        elif last <= snapshot.index or snapshot.index in held:
-            self.log = []
-        self.snapshot, self.snapshot_bytes = snapshot, data
-        self.kept = {snapshot.sha256: data} | ({old.sha256: self.kept.get(old.sha256, b"")} if old else {})
-
-    # --- the disk
-    def sync(self, count: int | None = None) -> int:
-        """Make the next `count` jobs durable (all by default); the number of the last one."""
-        job = 0
-        while self.jobs and (count is None or count > 0):
-            job, work = self.jobs.popleft()
-            work()
-            count = None if count is None else count - 1
-        return job
-
-    def crash(self) -> None:
-        """Power off: what was not durable is forgotten."""
-        self._reset_volatile()
-
-    def state(self) -> list[Any]:
-        return list(msgpack.unpackb(self.snapshot_bytes)) if self.snapshot else []
 
 
 class Member:
@@ -229,6 +95,11 @@ class Member:
     def is_running(self) -> bool:
         return self.up and self.world.now >= self.paused_until
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it never promised anything; what its hello says."""
+        return self.journal.last_index == 0 and self.raft.term == 0
+
     def step(self) -> None:
         self.clock.ns = self.world.now
         self.raft.step()
@@ -279,8 +150,11 @@ class Cluster:
         timing: RaftTiming = TIMING,
         node_class: type[HardenedSyncObj] = HardenedSyncObj,
         auto_sync: bool = True,
+        new: bool = False,
     ) -> None:
         self.rng = Random(seed)
+        self.new = new  # whether all directories are empty, so that the members must found the cluster
+        self.hellos: dict[tuple[str, str], bool] = {}  # (who, of whom): whether its hello said that it is fresh
         self.ids, self.timing, self.node_class = tuple(ids), timing, node_class
         self.now = 1_000_000_000
         self.delay_ns = int(delay_ms * MS)
@@ -293,8 +167,9 @@ class Cluster:
         self.dropped: Callable[[str, str, Message], bool] = lambda a, b, m: False
         self.sent: list[tuple[str, str, Message]] | None = None
         self.watchers: list[Callable[[Member, int, int, bytes], None]] = []
-        self.members = {i: Member(self, i, MemoryStorage()) for i in self.ids}
-        self.connect_all()
+        self.members = {i: Member(self, i, MemoryStorage(voter=not new)) for i in self.ids}
+        if not new:
+            self.connect_all()
 
     def on_applied(self, member: Member, index: int, term: int, payload: bytes) -> None:
         for watch in self.watchers:
@@ -318,12 +193,17 @@ class Cluster:
         self.generation[pair] = self.generations
         for me, other in ((a, b), (b, a)):
             self[me].clock.ns = self.now
+            self.hellos[me, other] = self[other].is_fresh
             self[me].raft.peer_connected(other)
+        for me in (a, b):
+            if self.new and self[me].is_fresh and all(self.hellos.get((me, i)) for i in self.ids if i != me):
+                self[me].raft.become_voter()
 
     def cut(self, a: str, b: str) -> None:
         if self.generation.pop(self._pair(a, b), None) is None:
             return
         for me, other in ((a, b), (b, a)):
+            self.hellos.pop((me, other), None)
             if not self.late:
                 self.links.pop((me, other), None)
             if self[me].up:

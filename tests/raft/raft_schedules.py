@@ -120,6 +120,7 @@ class Mode:
     crash: bool = True
     wipe: bool = False
     pause: bool = True
+    new: bool = False  # begin with empty directories
 
 
 MODES = {
@@ -127,6 +128,8 @@ MODES = {
     "fifo-5": Mode(nodes=5),
     "reorder": Mode(reorder=True),
     "late": Mode(reorder=True, late=True),
+    "new": Mode(new=True),
+    "new-5": Mode(nodes=5, new=True, reorder=True),
     "wipe": Mode(wipe=True),
     "wipe-5": Mode(nodes=5, wipe=True),
     "wipe-late": Mode(wipe=True, reorder=True, late=True),
@@ -143,7 +146,9 @@ class Schedule:
         self.rng = Random(seed)
         self.mode, self.steps = mode, steps
         delay = self.rng.choice([0.5, 2, 10, 30])
-        self.cluster = Cluster("abcde"[: mode.nodes], seed=seed, delay_ms=delay, node_class=node_class, auto_sync=False)
+        self.cluster = Cluster(
+            "abcde"[: mode.nodes], seed=seed, delay_ms=delay, node_class=node_class, auto_sync=False, new=mode.new
+        )
         self.cluster.reorder, self.cluster.late = mode.reorder, mode.late
         self.checker = Checker(self.cluster)
         self.disk_speed = self.rng.choice([0.05, 0.3, 0.9])
@@ -153,7 +158,9 @@ class Schedule:
 
     def run(self) -> None:
         """Faults, then peace: safe throughout, and live at the end."""
-        for _ in range(self.steps):
+        for step in range(self.steps):
+            if self.mode.new and step < 60 and self.rng.random() < 0.3:
+                self.cluster.connect(*self.rng.sample(self.cluster.ids, 2))
             self._tick(self.rng.choice(self.tick_ms))
             self._work()
             if self.rng.random() < self.fault_rate:

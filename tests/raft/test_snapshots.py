@@ -268,3 +268,16 @@ def test_a_deposed_leaders_chunk_is_answered_with_the_term():
     node.hear("b", heartbeat(5))
     out = node.hear("c", chunks(STATE, 9)[0])
     assert [(m["term"], m["match"], m["offset"]) for m in out] == [(5, 0, 0)]
+
+
+def test_a_follower_that_can_take_nothing_is_not_flooded():
+    """A full disk answers every chunk with "I hold nothing": the leader tries again a window at a time, slowly."""
+    cluster, leader, away = behind()
+    cluster[away].storage.receive = lambda snapshot, offset, data: 0
+    cluster.sent = []
+    cluster.connect(leader.id, away)
+    cluster.run_ms(2000)
+    rounds = 2000 * MS // cluster.timing.election_timeout_max_ns + 1
+    assert len(installs(cluster, away)) <= rounds * cluster.timing.snapshot_window_chunks
+    del cluster[away].storage.receive
+    cluster.run_until(lambda: cluster[away].raft.last_applied == leader.raft.last_applied, 3000)

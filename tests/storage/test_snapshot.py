@@ -242,6 +242,30 @@ def test_a_full_disk_costs_the_snapshot_and_nothing_else() -> None:
     append(store, entries(4, 4))
 
 
+def test_a_received_snapshot_that_the_disk_refuses_begins_anew() -> None:
+    """A failed write or sync discards what was received and says why; the same transfer then starts from 0."""
+    announced, data = sender()
+    problems = 0
+    for call in range(1, 10):  # each call up to the sync before the rename
+        disk = FakeDisk()
+        store = ready_store(disk)
+        receiver = store.begin_receiving(9, 1, announced.size_bytes, announced.sha256)
+        disk.fail_at = disk.calls + call
+        held, info, rounds = 0, None, 0
+        while info is None:
+            rounds += 1
+            held = receiver.write(held, data[held : held + 500])
+            receiver.sync()
+            if held == announced.size_bytes:
+                info = receiver.finish()
+                problems += receiver.problem is not None
+                if info is None:
+                    held, receiver = 0, store.begin_receiving(9, 1, announced.size_bytes, announced.sha256)
+            assert rounds < 20
+        assert (info.sha256, store.failure) == (announced.sha256, None)
+    assert problems == 9
+
+
 def test_reading_a_snapshot_that_is_gone_gives_nothing() -> None:
     """A transfer of a snapshot that was replaced meanwhile ends with empty bytes, not with an error."""
     store = ready_store(FakeDisk())

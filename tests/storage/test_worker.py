@@ -251,6 +251,24 @@ def test_a_snapshot_without_room_is_reported_and_the_log_goes_on(scene: Scene) -
     assert scene.failures == []
 
 
+def test_a_snapshot_that_its_maker_puts_off_leaves_nothing_behind(scene: Scene) -> None:
+    """A StorageError from the chunks gives the snapshot up: it is reported, its file removed, the next one works."""
+    worker, done = scene.worker, list[SnapshotInfo | Exception | None]()
+
+    def chunks() -> Iterator[bytes]:
+        yield b"first"
+        raise StorageError("put off")
+
+    worker.write_snapshot(3, 1, chunks(), done.append)
+    scene.run_until(lambda: done)
+    assert str(done[0]) == "put off"
+    assert scene.disk.listdir("/data/snapshots") == []
+    worker.write_snapshot(3, 1, [b"first"], done.append)
+    scene.run_until(lambda: len(done) == 2)
+    assert isinstance(done[1], SnapshotInfo)
+    assert scene.failures == []
+
+
 def test_a_bug_in_what_makes_the_chunks_stops_the_worker(scene: Scene) -> None:
     """An exception from the chunks is a bug of the machine's snapshot: the node stops."""
 
