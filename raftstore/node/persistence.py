@@ -7,12 +7,14 @@ here runs on the node's loop; what blocks is done by the storage worker's thread
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from raftstore.config import ClusterConfig
 from raftstore.errors import StorageError
 from raftstore.node.audit import AuditTrail
+from raftstore.node.histogram import Histogram
 from raftstore.ownership import FrozenState, Machine, restore
 from raftstore.raft.journal import HardenedJournal
 from raftstore.raft.snapshots import SnapshotFile
@@ -154,6 +156,8 @@ class Persistence:
         self._durable_seen = (0, 0)  # (last durable job, when it was first seen behind)
         self._free_bytes: int | None = None
         self._is_short = False
+        self._appended: deque[tuple[int, int]] = deque()  # (job, when) not durable yet; the worker's backlog bounds it
+        self.sync_latency = Histogram()  # from an append to its being durable
         self.snapshots_written = 0
         self.bytes_since_snapshot = 0
 
@@ -240,7 +244,10 @@ class Persistence:
     # --- the journal's storage (LogStorage) ----------------------------------------------------------------------
     def append(self, entries: Sequence[Entry]) -> int:
         self.bytes_since_snapshot += sum(len(entry[0]) for entry in entries)
-        return self._worker.append(entries)
+        job = self._worker.append(entries)
+        if self._core is not None:
+            self._appended.append((job, self._core.clock.now_ns()))
+        return job
 
     def truncate_from(self, index: int) -> int:
         return self._worker.truncate_from(index)
@@ -250,8 +257,12 @@ class Persistence:
 
     # --- news from the worker ----------------------------------------------------------------------------------
     def _on_durable(self, job: int) -> None:
-        if self._core is not None:
-            self._core.on_durable(job)
+        if self._core is None:
+            return
+        now = self._core.clock.now_ns()
+        while self._appended and self._appended[0][0] <= job:
+            self.sync_latency.observe_ns(now - self._appended.popleft()[1])
+        self._core.on_durable(job)
 
     def _on_failure(self, error: Exception) -> None:
         self._failed("STORAGE_FAILED", str(error))

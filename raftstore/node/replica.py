@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from raftstore.node.cluster_clock import ClusterClock
+from raftstore.node.histogram import Histogram
 from raftstore.node.owned import Owned
 from raftstore.node.proposals import Answer, Pending, Proposals
 from raftstore.ownership import REASONS, Applied, DueIndex, Machine, SessionRecord
@@ -74,6 +75,7 @@ class Replica:
         self.is_joined = False
         self.recent_events: deque[tuple[int, tuple[Any, ...]]] = deque(maxlen=RECENT_EVENTS_MAX)
         self.outcomes: dict[tuple[str, str], int] = {}  # (op kind, "committed" or reason): how often
+        self.commit_latency = Histogram()  # from an op's submission to its answer, whatever it is
         self._local_clock = local_clock
         self._clock = cluster_clock
         self._owned = owned
@@ -152,8 +154,10 @@ class Replica:
             self._owned.end_giving_up(pending.session_id)
         outcome = "committed" if answer.decided and answer.reason is None else str(answer.reason or "UNKNOWN")
         self.outcomes[pending.kind, outcome] = self.outcomes.get((pending.kind, outcome), 0) + 1
-        if waits and pending.callback is not None:
-            pending.callback(answer)
+        if waits:
+            self.commit_latency.observe_ns(self._local_clock.now_ns() - pending.begun_ns)
+            if pending.callback is not None:
+                pending.callback(answer)
 
     def _expires_ns(self, record: SessionRecord) -> int:
         """Local time at which the session's TTL ends, as far as this node can tell cluster time."""

@@ -106,6 +106,10 @@ def node_status(runtime: Runtime) -> dict[str, Any]:
         "peers": _peers(runtime),
         "nodes": _nodes(runtime),
         "counters": _counters(runtime),
+        "histograms": {
+            "op_latency_seconds": core.replica.commit_latency.as_dict(),
+            "log_sync_seconds": runtime.persistence.sync_latency.as_dict(),
+        },
         "security_events": list(runtime.security_events),
         "drain": None if runtime.drain_job is None else runtime.drain_job.progress(),
         "stopped": core.stopped,

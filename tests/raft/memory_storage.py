@@ -1,4 +1,4 @@
-"""A clock and a disk for the Raft cluster in memory. A job is durable when the test says so; a crash forgets the rest."""
+"""A clock and a disk for the Raft cluster in memory: durable is what the test says; a crash forgets the rest."""
 
 from __future__ import annotations
 
