@@ -19,11 +19,9 @@ from raftstore.cli.output import (
     table_of,
 )
 from raftstore.cli.target import Target, api_command
-from raftstore.client import Client
 from raftstore.errors import Rejected
 from raftstore.types import Binding, Reason, Session, SessionState
 
-EXPLAIN_EVENTS_MAX = 100_000  # how far back `explain` looks for the change of owner
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -230,40 +228,22 @@ def terminate(target: Target, session_id: str, expected_version: int, reason: st
 def explain(target: Target, session_id: str) -> None:
     """Who owns it, since when, and why a reattach at the asked node would be refused."""
 
-    async def run() -> tuple[dict[str, Any], dict[str, Any] | None]:
+    async def run() -> dict[str, Any]:
         async with target.connect() as client:
             found = await client.explain(session_id)
             if found.get("session") is None:
                 raise Rejected(Reason.SESSION_NOT_FOUND)
-            return found, await _last_owner_change(client, session_id, target.timeout_s)
+            return found
 
-    found, since = asyncio.run(run())
+    found = asyncio.run(run())
     if target.output == "json":
-        echo_json(found | {"owner_since": since})
-        return
-    _show_explanation(found, since)
+        echo_json(found)
+    else:
+        _show_explanation(found)
 
 
-async def _last_owner_change(client: Client, session_id: str, timeout_s: float) -> dict[str, Any] | None:
-    """The newest audit event that gave the session its owner; None when it lies too far back."""
-    found = None
-    newest = (await client.status())["event_seq"]
-    try:
-        async with asyncio.timeout(timeout_s):
-            async for event in client.events(after=max(0, newest - EXPLAIN_EVENTS_MAX), follow=False):
-                if event.get("session_id") == session_id and event.get("event") in ("SessionCreated", "OwnerChanged"):
-                    found = event
-    except TimeoutError:
-        return None  # what was found so far need not be the newest
-    return found
-
-
-def _show_explanation(found: dict[str, Any], since: dict[str, Any] | None) -> None:
+def _show_explanation(found: dict[str, Any]) -> None:
     state = found["session"]
-    since_text = f"not in the last {EXPLAIN_EVENTS_MAX} audit events"
-    if since is not None:
-        how = since.get("reason") or since.get("event")
-        since_text = f"log index {since.get('index')}, audit event {since.get('number')} ({how})"
     verdict = found.get("reattach_here")
     if found.get("reason"):
         verdict = f"{verdict}: {found['reason']}"
@@ -273,7 +253,7 @@ def _show_explanation(found: dict[str, Any], since: dict[str, Any] | None) -> No
             ("session", state["session_id"]),
             ("state", f"{state['state']}, version {state['state_version']}"),
             ("owner", f"{state['owner']}, epoch {state['epoch']}"),
-            ("owner since", since_text),
+            ("owner since", f"log index {found.get('owned_since_index')}"),
             ("reattach here", f"{verdict} ({detail})" if detail else verdict),
             ("asked", f"{found.get('node')}, whose replica is at log index {found.get('replica_index')}"),
         ]

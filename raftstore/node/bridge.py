@@ -8,6 +8,7 @@ pending ops: what is beyond it is answered OVERLOADED by the node's thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -28,14 +29,25 @@ class Inbox:
         """Run `task` on the node's loop, in order. RuntimeError when that loop is closed."""
         self._tasks.append(task)
         if not self._woken:
-            self._woken = True
+            self._wake()
+
+    def _wake(self) -> None:
+        self._woken = True
+        try:
             self._loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:
+            self._woken = False  # closed: whoever comes next must hear of it too, rather than wait for ever
+            raise
 
     def _drain(self) -> None:
         self._woken = False  # before the queue is read: whoever appends from here on wakes us again
         tasks = self._tasks
-        while tasks:
-            tasks.popleft()()
+        try:
+            while tasks:
+                tasks.popleft()()
+        finally:
+            if tasks and not self._woken:
+                self._wake()  # one that raised must not hold up the others
         self._then()
 
 
@@ -54,9 +66,8 @@ class Outlet:
 
     def _flush(self) -> None:
         answers, self._answers = self._answers, []
-        if self._caller_loop.is_closed():
-            return  # nobody is left there to be told
-        self._caller_loop.call_soon_threadsafe(_deliver, answers)
+        with contextlib.suppress(RuntimeError):  # a closed loop: nobody is left there to be told
+            self._caller_loop.call_soon_threadsafe(_deliver, answers)
 
 
 def _deliver(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:

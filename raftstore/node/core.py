@@ -154,6 +154,7 @@ class Core:
         self._peer_hellos: dict[str, bool] = {}  # connected peers, and whether their hello said they are fresh
         self._peer_incarnations: dict[str, int] = {}
         self._link_generation = 0
+        self._peer_links: dict[str, int] = {}  # the generation in which each peer's link was made
         self._asked_of: tuple[str | None, int, int] | None = None  # leader, term and links when ops were last sent
         self._resend_at_ns: int | None = None
         self._step_asked = False
@@ -176,6 +177,7 @@ class Core:
         self._peer_hellos[peer_id] = fresh
         self._peer_incarnations[peer_id] = incarnation
         self._link_generation += 1
+        self._peer_links[peer_id] = self._link_generation
         self.raft.peer_connected(peer_id)
         self._consider_bootstrap()
         self.ask_step()
@@ -183,6 +185,7 @@ class Core:
     def peer_disconnected(self, peer_id: str) -> None:
         self._peer_hellos.pop(peer_id, None)
         self._peer_incarnations.pop(peer_id, None)
+        self._peer_links.pop(peer_id, None)
         self._link_generation += 1
         self.outbox.drop_peer(peer_id)
         self.raft.peer_disconnected(peer_id)
@@ -200,8 +203,10 @@ class Core:
         except MalformedMessage as problem:
             self.observer.report("MALFORMED_MESSAGE", f"{peer_id}: {problem}")
             self._links.drop(peer_id, "MALFORMED_MESSAGE")
-        except FATAL as problem:
+        except Exception as problem:
             self._fail_by(problem)
+            if not isinstance(problem, FATAL):
+                raise
         self.ask_step()
 
     def on_durable(self, job: int) -> None:
@@ -242,8 +247,10 @@ class Core:
             return
         try:
             self._run_step()
-        except FATAL as problem:
+        except Exception as problem:  # after a bug nothing here can be trusted: it fails closed
             self._fail_by(problem)
+            if not isinstance(problem, FATAL):
+                raise  # so that it is logged with all that led to it
 
     def _run_step(self) -> None:
         now = self.clock.now_ns()
@@ -376,10 +383,10 @@ class Core:
             self.replica.compare_head(message["index"], message["head"])
 
     def _on_read_request(self, peer_id: str, number: int) -> None:
-        generation = self._link_generation
+        link = self._peer_links.get(peer_id)
 
         def answer(index: int | None) -> None:
-            if generation == self._link_generation:
+            if link == self._peer_links.get(peer_id):  # else its process may be another, with numbers of its own
                 reply = {"type": "read_response", "number": number, "ok": int(index is not None), "index": index or 0}
                 self._links.send(peer_id, node_messages.encode(reply))
 
@@ -503,7 +510,8 @@ class Core:
 
     def _fail_by(self, problem: Exception) -> None:
         kinds = {ReplicaDiverged: "STATE_DIVERGENCE", InvariantViolation: "INVARIANT_VIOLATION"}
-        self.fail(kinds.get(type(problem), "STORAGE_FAILED"), str(problem))
+        other = "STORAGE_FAILED" if isinstance(problem, StorageError) else "INTERNAL_ERROR"
+        self.fail(kinds.get(type(problem), other), str(problem) or repr(problem))
 
     def fail(self, reason: str, detail: str) -> None:
         """Stop serving for good: own nothing, promise nothing, answer nobody."""

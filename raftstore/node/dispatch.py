@@ -52,9 +52,12 @@ class Dispatcher:
 
     def _post(self, task: Callable[[], object]) -> bool:
         loop = self._loop
-        if loop is None or loop.is_closed():
+        if loop is None:
             return False
-        loop.call_soon_threadsafe(task)
+        try:
+            loop.call_soon_threadsafe(task)
+        except RuntimeError:  # closed: nobody is left there to be told
+            return False
         return True
 
 

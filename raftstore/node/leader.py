@@ -21,6 +21,7 @@ from raftstore.raft.seams import LEADER
 
 ENTRIES_IN_FLIGHT_MAX = 4  # beyond it ops gather for the next entry
 FORWARDED_GROUPS_MAX = 64  # waiting here; beyond it their senders are told to try again
+SWEEP_CANDIDATE_BYTES = 96  # of one session in a sweep op, at most: a sweep must fit an entry
 GROUP_HEADER_BYTES = 128  # of a packed group beside its ops, and of a batch beside its groups
 
 TakeGroup = Callable[[int, int], tuple[bytes, int]]  # (ops_max, bytes_max) -> packed group and its op count
@@ -53,6 +54,7 @@ class LeaderDuties:
         self._wanted_params = wanted_params
         self._batch_ops_max = batch_ops_max
         self._entry_bytes_max = entry_bytes_max
+        self._sweep_max = min(SWEEP_MAX, entry_bytes_max // SWEEP_CANDIDATE_BYTES)
         self._forwarded: deque[tuple[bytes, int]] = deque()
         self._resume_term = 0
         self._sweeping = False
@@ -145,7 +147,7 @@ class LeaderDuties:
             self._configuring = True
             self._submit("configure", self._configured)
         if not self._sweeping:
-            self.sweep = replica.due.due(self._stamp_ms(), SWEEP_MAX)
+            self.sweep = replica.due.due(self._stamp_ms(), self._sweep_max)
             if self.sweep:
                 self._sweeping = True
                 self._submit("sweep", self._swept)

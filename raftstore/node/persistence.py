@@ -54,18 +54,25 @@ class SnapshotKeeper:
         self._report = report
         self._failed = failed
         self._receiver: SnapshotReceiver | None = None
+        self._known: deque[SnapshotInfo] = deque(maxlen=2)  # as many as stay on disk
         self._reported: object = None  # the last problem that was told
         self.is_installing = False
 
     def latest(self) -> SnapshotFile | None:
         info = self._store.latest_snapshot
-        return None if info is None else _as_file(info)
+        if info is None:
+            return None
+        if not self._known or self._known[-1] != info:
+            self._known.append(info)
+        return _as_file(info)
 
     def read(self, snapshot: SnapshotFile, offset: int, size: int) -> bytes:
-        info = self._store.latest_snapshot
-        if info is None or _as_file(info) != snapshot:
-            return b""
-        return self._reader.read(info, offset, size)
+        """Of the newest snapshot or the one before: a transfer that has begun may end."""
+        self.latest()
+        for info in self._known:
+            if _as_file(info) == snapshot:
+                return self._reader.read(info, offset, size)
+        return b""
 
     def receive(self, snapshot: SnapshotFile, offset: int, data: bytes) -> int:
         receiver = self._receiver

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from raftstore.types import Reason
 
-UNKNOWN_OPS_MAX = 65_536  # undecided ops remembered after their caller was told; the oldest go first
+UNKNOWN_OPS_MAX = 65_536  # undecided ops remembered after their caller was told; with that many no new op is taken
 DECIDED_OPS_MAX = 4_096  # decided late: kept for those who ask
 
 
@@ -86,7 +86,7 @@ class Proposals:
 
     @property
     def is_full(self) -> bool:
-        return len(self._pending) >= self._pending_ops_max
+        return len(self._pending) >= self._pending_ops_max or len(self._unknown) >= UNKNOWN_OPS_MAX
 
     @property
     def unsent_count(self) -> int:
@@ -186,8 +186,6 @@ class Proposals:
             else:
                 answer = Answer(False, Reason.DEADLINE_PASSED)
                 self._unknown[seq] = pending
-                if len(self._unknown) > UNKNOWN_OPS_MAX:
-                    self._unknown.popitem(last=False)
             answers.append((pending, answer))
         return answers
 
@@ -207,14 +205,22 @@ class Proposals:
             pending.callback = None
             self._unknown[seq] = pending
 
-    def waiting(self) -> list[int]:
-        """Numbers of the ops that somebody waits for."""
-        return list(self._pending)
+    @property
+    def next_seq(self) -> int:
+        return self._next_seq
 
-    def give_up_unknown(self) -> list[Pending]:
-        """A snapshot took the place of entries that may have held them: their fate cannot be known here any more."""
-        lost, self._unknown = list(self._unknown.values()), OrderedDict()
+    def undecided(self) -> list[int]:
+        """Numbers of the ops whose fate is not known here, in order: those somebody waits for, and the others."""
+        return sorted((*self._pending, *self._unknown))
+
+    def give_up_below(self, seq: int) -> list[Pending]:
+        """A snapshot took the place of entries that may have held these: their fate cannot be known here any more.
+
+        Of those that nobody waits for; an op that somebody waits for is never forgotten by the machine.
+        """
+        lost = [p for p in self._unknown.values() if p.seq < seq]
         for pending in lost:
+            del self._unknown[pending.seq]
             self._remember(pending.seq, Answer(False, Reason.DEADLINE_PASSED, detail="covered by a snapshot"))
         return lost
 

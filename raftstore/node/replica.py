@@ -26,7 +26,11 @@ from raftstore.types import SessionState
 HEADS_REMEMBERED_MAX = 4_096  # chain heads of the newest entries, to compare with the leader's
 RECENT_EVENTS_MAX = 16_384  # audit events kept in memory for followers of the stream; older ones come from the files
 
+STAMP_GRAIN_NS = 1_000_000  # a stamp is a whole millisecond, so the machine may count from up to one before it
+NO_LEASE = (0, 0)
+
 LATE_COMMIT = "LATE_COMMIT"
+SNAPSHOT_INSTALLED = "SNAPSHOT_INSTALLED"
 
 
 class ReplicaDiverged(Exception):  # noqa: N818 - names what happened
@@ -84,7 +88,7 @@ class Replica:
         self._is_leading = is_leading
         self._heads: OrderedDict[int, bytes] = OrderedDict()
         self._expected_heads: dict[int, bytes] = {}
-        self._lease_terms = (0, 0)  # (ttl in ms, drift in ppm) that hold for a lease in the entry being applied
+        self._lease_terms = NO_LEASE  # (ttl in ms, drift in ppm) that hold for a lease in the entry being applied
 
     # --- one entry -----------------------------------------------------------------------------------------
     def apply(self, index: int, term: int, payload: bytes) -> None:
@@ -126,7 +130,7 @@ class Replica:
     def holder_lease_ns(self) -> int:
         """How long a lease granted by the entry being applied lasts for its holder, from before it was sent."""
         ttl_ms, drift_ppm = self._lease_terms
-        return ttl_ms * 1_000_000 * (1_000_000 - drift_ppm) // 1_000_000
+        return max(0, ttl_ms * (1_000_000 - drift_ppm) - STAMP_GRAIN_NS)
 
     # --- answers -------------------------------------------------------------------------------------------
     def _settle(self, seq: int, answer: Answer) -> None:
@@ -146,6 +150,8 @@ class Replica:
             if waits:
                 self._owned.grant(record.session_id, record.epoch, self._expires_ns(record))
             else:
+                if self._owned.strike(record.session_id):  # by an earlier binding, which this one has replaced
+                    self._observer.fenced([(record.session_id, record.epoch)], LATE_COMMIT)
                 self._observer.committed_late(pending, record)
 
     def finish(self, pending: Pending, answer: Answer, waits: bool = True) -> None:
@@ -173,6 +179,8 @@ class Replica:
 
     # --- ownership -----------------------------------------------------------------------------------------
     def _note_change(self, record: SessionRecord) -> None:
+        if self.machine.sessions.get(record.session_id) is not record:
+            return  # the same entry changed it again: what was granted by the later change stands
         mine = record.owner == self.node_id
         epoch = self._owned.epoch_held(record.session_id)
         if epoch is not None:
@@ -193,6 +201,9 @@ class Replica:
     def joined(self) -> None:
         """This process's join was committed: hand out what was transferred to the node before that."""
         self.is_joined = True
+        self._hand_out()
+
+    def _hand_out(self) -> None:
         for record in list(self.machine.sessions.values()):
             if record.owner == self.node_id and record.state == SessionState.FROZEN and record.transferred:
                 self._observer.assigned(record)
@@ -227,34 +238,51 @@ class Replica:
         """A snapshot takes the machine's place: nothing that was owned is known to be current."""
         self.machine = machine
         self.due = DueIndex(machine)
+        self.recent_events.clear()  # numbers jump here, and followers count on their being dense
         self._heads.clear()
+        self._lease_terms = NO_LEASE  # under which parameters a covered renewal was granted is not known
         lost = [(s, e) for s, e in self._owned.held() if self._changed_in(machine, s, e)]
         for session_id, _ in lost:
             self._owned.strike(session_id)
         if lost:
-            self._observer.fenced(lost, "SNAPSHOT_INSTALLED")
+            self._observer.fenced(lost, SNAPSHOT_INSTALLED)
         self._clock.anchor(machine.clock_ms)
         self._settle_from(machine)
         self._note_nodes()
+        if self.is_joined:
+            self._hand_out()
 
     def _settle_from(self, machine: Machine) -> None:
         """Answers of ops whose entries the snapshot covers: the machine remembers them until they are answered.
 
-        What the machine has forgotten is of an op whose caller was told "unknown", and stays unknown here.
+        What the machine has forgotten is of an op whose caller was told "unknown", and stays unknown here; it can
+        never be applied again. What it has not seen may yet be.
         """
-        for seq in self._proposals.waiting():
+        for seq in self._proposals.undecided():
             result = machine.result_of(self.node_id, self.incarnation, seq)
-            if result is None:
-                continue
-            answer = Answer(True, REASONS[result[0]], result[1], machine.index)
-            pending, waits = self._proposals.settle(seq, answer)
-            if pending is not None:
-                if result[1] is not None and machine.sessions.get(result[1].session_id) == result[1]:
-                    self._take_effect(pending, answer, waits)
-                self.finish(pending, answer, waits)
-        for pending in self._proposals.give_up_unknown():
+            if result is not None:
+                self._settle_covered(seq, Answer(True, REASONS[result[0]], result[1], machine.index))
+        for pending in self._proposals.give_up_below(self._closed_below(machine)):
             if pending.gives_up and pending.session_id is not None:
                 self._owned.end_giving_up(pending.session_id)
+
+    def _settle_covered(self, seq: int, answer: Answer) -> None:
+        pending, waits = self._proposals.settle(seq, answer)
+        if pending is None:
+            return
+        record = answer.record
+        if record is None or self.machine.sessions.get(record.session_id) == record:
+            self._take_effect(pending, answer, waits)
+        elif pending.binds and waits and answer.reason is None:  # its caller hears "committed", and it is past
+            self._observer.fenced([(record.session_id, record.epoch)], SNAPSHOT_INSTALLED)
+        self.finish(pending, answer, waits)
+
+    def _closed_below(self, machine: Machine) -> int:
+        """Below this number no op of this process can be applied any more, by that state."""
+        node = machine.nodes.get(self.node_id)
+        if node is not None and node.incarnation == self.incarnation:
+            return machine.remembered[self.node_id].low_seq
+        return self._proposals.next_seq if self.is_joined else 0  # another process has taken our place
 
     def _changed_in(self, machine: Machine, session_id: str, epoch: int) -> bool:
         record = machine.sessions.get(session_id)

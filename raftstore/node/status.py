@@ -179,6 +179,7 @@ def explain(runtime: Runtime, session_id: str) -> dict[str, Any]:
     return {
         "session": None if record is None else to_session(record).as_dict(),
         "owner": None if record is None else record.owner,
+        "owned_since_index": None if record is None else record.owned_since,
         "owned_here": core.owned.owns(session_id),
         "reattach_here": "would be accepted with the current version" if reason is None else "would be refused",
         "reason": reason,

@@ -75,6 +75,7 @@ class SessionRecord(NamedTuple):
     nonce: int  # highest seen
     transferred: bool  # while FROZEN: the owner is the target already
     policy: str  # "deny" or "terminate": what becomes of it when its owner is lost
+    owned_since: int  # index of the log entry that gave it its owner
 
 
 class NodeRecord(NamedTuple):

@@ -44,6 +44,7 @@ FIELD_TYPES: tuple[tuple[type, ...], ...] = (
     _INT,  # nonce
     (bool,),  # transferred
     _TEXT,  # policy
+    _INT,  # owned_since
 )
 
 

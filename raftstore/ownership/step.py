@@ -88,6 +88,8 @@ class Step:
     ) -> Result:
         """Write a transition down: the record, its event, the tally."""
         sid, state, owner, epoch, version = new[:5]
+        if old is not None and old.owner != owner:
+            new = new._replace(owned_since=self.index)
         self.sessions[sid] = new
         self.changed.append(new)
         from_state = 0
@@ -147,6 +149,7 @@ def attached(old: SessionRecord, owner: str, epoch: int, owner_inc: int, binding
         (
             old.session_id, ATTACHED, owner, epoch, old.state_version + 1, binding, old.created_at_ms,
             old.expires_at_ms, None, None, None, None, owner_inc, nonce, False, old.policy,
+            old.owned_since,
         ),
     )  # fmt: skip
 
@@ -160,5 +163,6 @@ def recovering(
         (
             old.session_id, RECOVERING, owner, epoch, old.state_version + 1, None, old.created_at_ms,
             old.expires_at_ms, reattach_by_ms, None, None, reason, owner_inc, old.nonce, False, old.policy,
+            old.owned_since,
         ),
     )  # fmt: skip

@@ -288,7 +288,7 @@ def create(step: Step, actor: NodeRecord, op: Op) -> Result:
         SessionRecord,
         (
             sid, state, actor.node_id, 1, 1, stored, now_ms, now_ms + ttl_ms, by_ms, None, None, None,
-            actor.incarnation, 0, False, policy,
+            actor.incarnation, 0, False, policy, step.index,
         ),
     )  # fmt: skip
     return step.commit(op, None, new, events.SESSION_CREATED, None, None if binding is None else binding[0])

@@ -83,14 +83,18 @@ class RaftTiming:
     election_timeout_min_ns: int = 300_000_000
     election_timeout_max_ns: int = 600_000_000
     heartbeat_interval_ns: int = 50_000_000
-    append_bytes_max: int = 1 << 20  # entries of one append_entries message, unless a single one is larger
+    append_bytes_max: int = 1 << 20  # one append_entries message, unless a single entry is larger; half a frame at most
     inflight_appends_max: int = 64  # unanswered append_entries per follower
     inflight_bytes_max: int = 8 << 20
-    entry_bytes_max: int = 2 << 20  # payload of one entry: it must fit one frame with room to spare (H13)
     apply_entries_max: int = 256  # entries applied per step, so that catching up never stalls the loop
-    snapshot_chunk_bytes: int = 256 << 10
+    snapshot_chunk_bytes: int = 256 << 10  # or append_bytes_max, where that is less
     snapshot_window_chunks: int = 4
     reads_max: int = 8192  # linearizable reads waiting for their confirmation
+
+    @property
+    def entry_bytes_max(self) -> int:
+        """Payload of one entry: whoever proposes keeps well below, and what is above fits no frame (H13)."""
+        return 2 * self.append_bytes_max
 
 
 class Seams(SyncObj):  # type: ignore[misc]  # the library ships no type information

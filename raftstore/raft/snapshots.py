@@ -67,9 +67,10 @@ class Snapshots(Reads):
         elif now - progress.moved_ns > self.timing.election_timeout_max_ns:
             progress.snapshot_sent = progress.snapshot_acked  # lost, or not taken: go on from what was answered
             progress.moved_ns = now
-        window_bytes = self.timing.snapshot_window_chunks * self.timing.snapshot_chunk_bytes
+        chunk_bytes = min(self.timing.snapshot_chunk_bytes, self.timing.append_bytes_max)
+        window_bytes = self.timing.snapshot_window_chunks * chunk_bytes
         while progress.snapshot_sent < min(snapshot.size, progress.snapshot_acked + window_bytes):
-            data = self._snapshots.read(snapshot, progress.snapshot_sent, self.timing.snapshot_chunk_bytes)
+            data = self._snapshots.read(snapshot, progress.snapshot_sent, chunk_bytes)
             if not data:
                 progress.snapshot_index = 0  # gone by now: the next step begins with the newest
                 return

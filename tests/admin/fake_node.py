@@ -176,7 +176,7 @@ class FakeNode:
         session = self.sessions.get(session_id)
         if session is None:
             raise Rejected(Reason.SESSION_NOT_FOUND)
-        return {"session": session.as_dict(), "since_index": 40, "reattach_here": "OWNERSHIP_CONFLICT"}
+        return {"session": session.as_dict(), "owned_since_index": 17, "reattach_here": "OWNERSHIP_CONFLICT"}
 
     def outcome(self, op_id: OpId) -> dict[str, Any] | None:
         return self.outcomes.get(op_id)

@@ -17,7 +17,7 @@ from raftstore.config import ApiEndpoint
 from raftstore.node.runtime import new_event_loop
 from tests.admin.fake_node import FakeNode
 
-WAIT_S = 10.0
+WAIT_S = 30.0  # a bound on waiting, generous because machines are shared; nothing sleeps for so long
 
 
 @dataclass

@@ -329,7 +329,7 @@ async def reads(served: Served) -> None:
     assert await call("GET", "/v1/sessions/s1/owns") == (200, {"owns": True, "epoch": 1})
     assert await call("GET", "/v1/sessions/s1/owns?epoch=2") == (200, {"owns": False, "epoch": 1})
     assert await call("GET", "/v1/sessions/s0/owns") == (200, {"owns": False, "epoch": None})
-    assert (await call("GET", "/v1/sessions/s0/explain"))[1]["since_index"] == 40
+    assert (await call("GET", "/v1/sessions/s0/explain"))[1]["owned_since_index"] == 17
     assert (await call("GET", "/v1/sessions/none/explain"))[0] == 404
     _, page = await call("GET", "/v1/sessions?limit=2")
     assert ([s["session_id"] for s in page["sessions"]], page["next"]) == (["s0", "s1"], "s1")

@@ -24,7 +24,7 @@ from raftstore.errors import TransportError
 from raftstore.transport.tls import TlsFiles, check_files
 from tests.cli.conftest import cli
 
-WAIT_S = 20.0
+WAIT_S = 30.0  # a bound on waiting, generous because machines are shared; nothing sleeps for so long
 
 
 # ---- help

@@ -102,7 +102,7 @@ def test_the_node_can_be_steered(tmp_path: Path) -> None:
             assert (await client.status())["leader"] == "vpn-1"
             assert (await client.drain())["moved"] == 1
             assert (await client.transfer_leadership("vpn-2"))["leader"] == "vpn-2"
-            assert (await client.explain("s"))["since_index"] == 40
+            assert (await client.explain("s"))["owned_since_index"] == 17
             await client.isolate(["vpn-2"])
             assert node.isolated == ["vpn-2"]
 

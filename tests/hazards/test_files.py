@@ -22,8 +22,12 @@ from raftstore.storage.values import HardState, Limits
 
 SMALL = Limits(segment_bytes=12288, record_bytes_max=2000, group_bytes_max=4000)
 
-# The stock library leaves files to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+# The stock library leaves files to the garbage collector, and forks.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore:.*fork.*:DeprecationWarning",
+)
 
 
 def open_store(path: Path) -> tuple[Store, object]:

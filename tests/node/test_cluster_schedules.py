@@ -1,7 +1,7 @@
 """Random operations and faults against a whole cluster on virtual time, judged by its audit trail.
 
 Every seed is a schedule of its own: races, migrations, failovers, callers without patience, cuts, pauses, crashes with
-lost writes, slow disks, drifting clocks. The world checks "never two" at every instant; the end of each run checks
+lost writes, lost disks, slow disks, drifting clocks, logs that are cut so that who lags gets a snapshot. The world checks "never two" at every instant; the end of each run checks
 what callers were told against what the trail says. A failing seed is named in the message of the assertion.
 """
 
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 from virtual_cluster import BINDING, Caller, VirtualNode, World, requests_of
 
+from raftstore.errors import Unavailable
 from raftstore.node.requests import Request, Requests
 from raftstore.ownership.events import EVENT_NAMES, FIELDS
 
@@ -40,14 +41,35 @@ class Load:
         self.rng = rng
         self.requests: Requests = requests_of(world)
         self.told: list[Told] = []
+        self.reads = 0
 
     def act(self) -> None:
         node = self.rng.choice(list(self.world.nodes.values()))
         if node.core is None or node.core.stopped is not None or node.paused_until > self.world.now:
             return
+        if self.rng.random() < 0.2:
+            self._read(node)
+            return
         request = self._choose(node)
         deadline_ms = node.core.cluster_clock.now_ms() + (request.timeout_ms or 2_000)
         self.told.append(Told(node.node_id, node.core.incarnation, request, node.submit(request), deadline_ms))
+
+    def _read(self, node: VirtualNode) -> None:
+        """A linearizable read sees at least what anybody was told before it began."""
+        session_id, core = self.rng.choice(SESSIONS), node.cor
+        answers = [t.caller.answer for t in self.told if t.caller.answer is not None and t.request.session_id == session_id]
+        known = max((a.record.state_version for a in answers if a.decided and a.reason is None), default=0)
+
+        def ready(good: bool) -> None:
+            record = core.replica.machine.sessions.get(session_id)
+            if good:
+                self.reads += 1
+                assert known <= (0 if record is None else record.state_version), f"{node.node_id}: stale read"
+
+        try:
+            core.read(ready)
+        except Unavailable:
+            return
 
     def _choose(self, node: VirtualNode) -> Request:
         rng, requests = self.rng, self.requests
@@ -79,7 +101,15 @@ class Faults:
     def __init__(self, world: World, rng: Random) -> None:
         self.world = world
         self.rng = rng
-        self.kinds = rng.sample(["cut", "pause", "crash", "slow_disk", "crash_all", "wall"], rng.randint(2, 6))
+        kinds = ["cut", "pause", "crash", "slow_disk", "crash_all", "wall", "wipe"]
+        self.kinds = rng.sample(kinds, rng.randint(2, 7))
+        self.cuts_logs = rng.random() < 0.6
+
+    def cut_a_log(self) -> None:
+        """A node writes a snapshot and forgets its log, but for a few entries."""
+        node = self.rng.choice(list(self.world.nodes.values()))
+        if node.core is not None and node.core.stopped is None and node.paused_until <= self.world.now:
+            node.disk.write_snapshot(self.rng.choice((0, 0, 3, 50)))
 
     def act(self) -> None:
         world, rng = self.world, self.rng
@@ -92,6 +122,11 @@ class Faults:
             case "crash":
                 if node.core is not None and sum(n.core is None for n in world.nodes.values()) == 0:
                     node.crash()
+            case "wipe":
+                if all(n.core is not None and not n.core.raft.is_learner for n in world.nodes.values()):
+                    node.crash()  # one at a time: who forgets more than a minority has lost
+                    node.disk.wipe()
+                    node.restart()
             case "slow_disk":
                 node.sync_ms = rng.choice((1.0, 20.0, 400.0))
             case "crash_all":
@@ -121,6 +156,8 @@ def run_schedule(seed: int) -> World:
         world.run(step)
         passed += step
         load.act()
+        if faults.cuts_logs and rng.random() < 0.1:
+            faults.cut_a_log()
         if rng.random() < 0.03:
             faults.act()
         if rng.random() < 0.03:
@@ -134,6 +171,7 @@ def run_schedule(seed: int) -> World:
     world.run(3_000)  # cluster time passes every deadline
     world.wait_equal()
     judge(world, load.told)
+    assert load.reads > 0
     return world
 
 

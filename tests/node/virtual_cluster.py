@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+from virtual_disk import VirtualDisk
+
 from raftstore.config import ClusterConfig
 from raftstore.errors import Unavailable
 from raftstore.node.core import Core
 from raftstore.node.proposals import Answer
 from raftstore.node.requests import Request, Requests
-from raftstore.ownership import Machine, SessionRecord
-from raftstore.raft.journal import Entry, HardenedJournal
-from raftstore.raft.snapshots import SnapshotFile
+from raftstore.ownership import SessionRecord
 from raftstore.types import Binding
 
 MS = 1_000_000
@@ -50,6 +50,7 @@ class World:
         self.drift_ppm = drift_ppm
         self.cut_pairs: set[frozenset[str]] = set()
         self.owner_checks = 0
+        self.snapshots_installed = 0
         self.history: dict[int, tuple[Any, ...]] = {}  # audit events by number, as every node told them
         self._events: list[tuple[int, int, tuple[VirtualNode, int] | None, Handle, Callable[..., Any], Any]] = []
         self._count = 0
@@ -243,8 +244,8 @@ class VirtualNode:
             clock=self,
             rng=Random(self.world.rng.getrandbits(32)),
             journal=disk.open(self),
-            machine=Machine(),
-            snapshots=NoSnapshots(),
+            machine=disk.machine(),
+            snapshots=disk,
             links=self,
             observer=self,
             learner=self.world.rng.getrandbits(62) | 1,
@@ -340,87 +341,6 @@ class Caller:
     def answered(self, answer: Answer) -> None:
         assert self.answer is None, "answered twice"
         self.answer = answer
-
-
-class VirtualDisk:
-    """Hard state and log of one node (LogStorage). Jobs become durable in order, `sync_ms` after the last one did."""
-
-    def __init__(self) -> None:
-        self.durable_log: list[Entry] = []
-        self.durable_state: tuple[int, str | None, bool] = (0, None, False)
-        self._jobs: list[Callable[[], None]] = []
-        self._submitted = 0
-        self._node: VirtualNode | None = None
-        self._syncing = False
-
-    def open(self, node: VirtualNode) -> HardenedJournal:
-        self._node = node
-        self._submitted = 0
-        term, voted_for, voter = self.durable_state
-        return HardenedJournal(self, entries=list(self.durable_log), term=term, voted_for=voted_for, voter=voter)
-
-    def crash(self) -> None:
-        self._jobs.clear()
-        self._node = None
-        self._syncing = False
-
-    def append(self, entries: Sequence[Entry]) -> int:
-        return self._put(lambda: self.durable_log.extend(entries))
-
-    def truncate_from(self, index: int) -> int:
-        def cut() -> None:
-            del self.durable_log[index - 1 :]
-
-        return self._put(cut)
-
-    def set_hard_state(self, term: int, voted_for: str | None, voter: bool) -> int:
-        def store() -> None:
-            self.durable_state = (term, voted_for, voter)
-
-        return self._put(store)
-
-    def _put(self, job: Callable[[], None]) -> int:
-        self._jobs.append(job)
-        self._submitted += 1
-        if not self._syncing:
-            self._sync()
-        return self._submitted
-
-    def _sync(self) -> None:
-        node = self._node
-        assert node is not None
-        self._syncing = True
-        group, number = list(self._jobs), self._submitted
-        delay = int(node.sync_ms * node.world.rng.uniform(0.5, 2) * MS)
-        node.world.at(node.world.now + delay, node, self._synced, node, node.core, group, number)
-
-    def _synced(self, node: VirtualNode, core: Core | None, group: list[Callable[[], None]], number: int) -> None:
-        if self._node is not node or not self._syncing or (core is not None and node.core is not core):
-            return  # it crashed meanwhile
-        for job in group:
-            job()
-        del self._jobs[: len(group)]
-        self._syncing = False
-        if self._jobs:
-            self._sync()
-        if node.core is not None:
-            node.core.on_durable(number)
-
-
-class NoSnapshots:
-    """Logs here are never cut."""
-
-    def latest(self) -> SnapshotFile | None:
-        return None
-
-    def read(self, snapshot: SnapshotFile, offset: int, size: int) -> bytes:
-        raise AssertionError("no snapshot exists")
-
-    def receive(self, snapshot: SnapshotFile, offset: int, data: bytes) -> int:
-        raise AssertionError("no snapshot exists")
-
-    def install(self, snapshot: SnapshotFile, done: Callable[[bool], None]) -> None:
-        raise AssertionError("no snapshot exists")
 
 
 def make_config(size: int = 3, policy: str = "deny") -> ClusterConfig:

@@ -170,3 +170,16 @@ def test_nonsense_is_no_event(driver, field):
     del shown[field]
     with pytest.raises(ValueError, match="not an audit event"):
         event_from_dict(shown)
+
+
+def test_a_record_says_since_which_entry_its_owner_owns_it(driver):
+    """Creation and changes of owner set the log index; everything else leaves it."""
+    driver.do("a", c.create, "s", B1, 600_000, None)
+    created = driver.index
+    driver.do("a", c.reattach, "s", 1, B1, None)
+    driver.do("a", c.freeze, "s", 2, "MIGRATION", "b")
+    assert driver.machine.sessions["s"].owned_since == created
+    driver.do("a", c.transfer, "s", 3)
+    moved = driver.index
+    driver.do("b", c.resume, "s", 4, B1)
+    assert driver.machine.sessions["s"].owned_since == moved

@@ -7,7 +7,7 @@ import pytest
 from raft_cluster import MS, Cluster
 from raft_messages import Alone, ack, append, entry, heartbeat
 
-from raftstore.raft.seams import InvariantViolation
+from raftstore.raft.seams import InvariantViolation, RaftTiming
 
 
 def chunks(state, index, term=1, size=10):
@@ -281,3 +281,13 @@ def test_a_follower_that_can_take_nothing_is_not_flooded():
     assert len(installs(cluster, away)) <= rounds * cluster.timing.snapshot_window_chunks
     del cluster[away].storage.receive
     cluster.run_until(lambda: cluster[away].raft.last_applied == leader.raft.last_applied, 3000)
+
+
+def test_chunks_keep_the_bound_of_appends():
+    """Where frames are configured small, chunks are small too."""
+    cluster, leader, away = behind()
+    leader.raft.timing = RaftTiming(append_bytes_max=50)
+    cluster.sent = []
+    cluster.connect(leader.id, away)
+    cluster.run_until(lambda: cluster[away].raft.last_applied == leader.raft.last_applied, 2000)
+    assert max(len(m["data"]) for m in installs(cluster, away)) == 50
