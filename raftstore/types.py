@@ -6,7 +6,6 @@ owner, a version that only grows, and at most one bound transport.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
 
@@ -57,8 +56,7 @@ class Binding(NamedTuple):
     remote: str
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """A session as of one committed transition. Times are milliseconds of cluster time (not wall time)."""
 
     session_id: str

@@ -155,7 +155,7 @@ def _show(reports: Sequence[VerifyReport], differences: Sequence[str], absent: I
             click.echo(f"{report.node}: being written, or cut by a crash: {report.unfinished}")
     for text in (*differences, *absent):
         click.echo(text)
-    if len(reports) > 1 and not differences:
+    if len(reports) > 1 and not differences and not any(report.problems for report in reports):
         click.echo(f"the chains of {', '.join(report.node for report in reports)} are equal where they overlap")
 
 

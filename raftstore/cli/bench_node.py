@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+from raftstore.cli.process import calm_collector
 from raftstore.config import ClusterConfig
 from raftstore.errors import RaftstoreError
 from raftstore.node.node import Node
@@ -104,6 +105,7 @@ async def _serve(config_path: str, node_id: str) -> None:
     loop = asyncio.get_running_loop()
     async with Node(ClusterConfig.load(config_path), node_id) as node:
         bench = BenchNode(node)
+        calm_collector()
         print(json.dumps({"ready": True}), flush=True)
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             request = json.loads(line)

@@ -19,6 +19,7 @@ import click
 from raftstore.admin.server import REFUSED_MAX, AdminServer
 from raftstore.cli.exits import ERROR, OK, Failure, outcomes_as_exits
 from raftstore.cli.logs import FORMATS, LEVELS, configure_logging
+from raftstore.cli.process import calm_collector
 from raftstore.cli.target import config_option
 from raftstore.config import ClusterConfig
 from raftstore.errors import RaftstoreError
@@ -80,6 +81,7 @@ async def serve(
     _stop_on_signals(stop)
     node = Node(config, node_id, insecure=insecure, own_thread=False)
     node.on_assigned(Resumer(node))
+    calm_collector()
     await node.start(wait_ms=None)  # the API answers while the node still catches up, and says so
     try:
         async with _api(config, node_id, node, debug_faults):

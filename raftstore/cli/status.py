@@ -133,7 +133,7 @@ def _notes(views: dict[str, dict[str, Any]]) -> list[str]:
     for name, view in views.items():
         kinds = sorted({str(event.get("kind")) for event in view.get("security_events", [])})
         if kinds:
-            notes.append(f"{name} reports security events: {', '.join(kinds)} (see `raftstore audit tail` and its log)")
+            notes.append(f"{name} reports security events: {', '.join(kinds)} (see its log, or `status -o json`)")
     draining = {row["node"] for v in views.values() for row in v.get("nodes", []) if row.get("draining")}
     notes += [f"{name} is draining" for name in sorted(draining)]
     if _verdict(views) == NO_QUORUM:

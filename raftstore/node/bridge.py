@@ -48,7 +48,7 @@ class Inbox:
         finally:
             if tasks and not self._woken:
                 self._wake()  # one that raised must not hold up the others
-        self._then()
+            self._then()
 
 
 class Outlet:

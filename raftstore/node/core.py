@@ -17,14 +17,15 @@ from raftstore.config import ClusterConfig
 from raftstore.errors import StorageError, Unavailable
 from raftstore.node import peer_messages as node_messages
 from raftstore.node.cluster_clock import ClusterClock
+from raftstore.node.late import LateBindings
 from raftstore.node.leader import LeaderDuties
 from raftstore.node.lease import LeaseKeeper
 from raftstore.node.owned import Owned
 from raftstore.node.proposals import Answer, Callback, Pending, Proposals
 from raftstore.node.read_requests import ReadRequests, Waiter
-from raftstore.node.replica import LATE_COMMIT, Observer, Replica, ReplicaDiverged
+from raftstore.node.replica import Observer, Replica, ReplicaDiverged
 from raftstore.ownership import Machine, SessionRecord, pack_group
-from raftstore.ownership.commands import configure, detach, join, renew_lease, sweep
+from raftstore.ownership.commands import configure, join, renew_lease, sweep
 from raftstore.ports import Clock
 from raftstore.raft import peer_messages as raft_messages
 from raftstore.raft.hardened import HardenedSyncObj
@@ -151,6 +152,9 @@ class Core:
             batch_ops_max=config.limits.batch_ops_max,
             entry_bytes_max=config.limits.entry_bytes_max,
         )
+        self.late = LateBindings(
+            self.replica, lambda sid, build, callback: self._submit("detach", sid, build, callback, gives_up=True)
+        )
         self._peer_hellos: dict[str, bool] = {}  # connected peers, and whether their hello said they are fresh
         self._peer_incarnations: dict[str, int] = {}
         self._link_generation = 0
@@ -163,6 +167,7 @@ class Core:
         self._tick_due_ns = clock.now_ns()
         self._ticks = 0
         self._configured = False
+        self._takes_ops = False  # looked at once per step: nothing that refuses changes in between
         self._applied_at_tick = 0
         self.last_pulse_ns = clock.now_ns()  # read by the watchdog
 
@@ -186,6 +191,7 @@ class Core:
         self._peer_hellos.pop(peer_id, None)
         self._peer_incarnations.pop(peer_id, None)
         self._peer_links.pop(peer_id, None)
+        self._takes_ops = False
         self._link_generation += 1
         self.outbox.drop_peer(peer_id)
         self.raft.peer_disconnected(peer_id)
@@ -243,6 +249,7 @@ class Core:
 
     def _step(self) -> None:
         self._step_asked = False
+        self._takes_ops = False
         if self.stopped is not None:
             return
         try:
@@ -299,6 +306,8 @@ class Core:
         self._applied_at_tick = raft.last_applied
         self.lease.tick(has_quorum=raft.has_quorum, keeps_up=not stuck)
         self.leader.tick()
+        if raft.has_quorum and self.lease.is_held:
+            self.late.tick()
         for pending in self.proposals.decide_unknown(self.replica.machine.clock_ms):
             self.replica.finish(pending, Answer(True, Reason.REQUEST_EXPIRED), waits=False)
         if raft.role == LEADER and self._ticks % HEADS_EVERY_TICKS == 0:
@@ -438,9 +447,11 @@ class Core:
         gives_up: bool = False,
     ) -> int:
         """Propose an op; `callback` is called once. Its number. Unavailable when it is refused before that."""
-        refusal = self.why_refused()
-        if refusal is not None:
-            raise refusal
+        if not self._takes_ops or self.proposals.is_full:
+            refusal = self.why_refused()
+            if refusal is not None:
+                raise refusal
+            self._takes_ops = True
         return self._submit(kind, session_id, build, callback, timeout_ms, binds, gives_up).seq
 
     def _submit(
@@ -498,11 +509,7 @@ class Core:
 
     def detach_late(self, record: SessionRecord) -> None:
         """A binding whose caller was never told is not kept (design: what a caller can learn)."""
-
-        def build(seq: int, deadline_ms: int) -> bytes:
-            return detach(seq, deadline_ms, record.session_id, record.state_version, LATE_COMMIT)
-
-        self._submit("detach", record.session_id, build, None, gives_up=True)
+        self.late.add(record)
 
     # --- the end -------------------------------------------------------------------------------------------------
     def _superseded(self) -> None:
@@ -521,8 +528,14 @@ class Core:
         self.close(f"{reason}: {detail}")
         self.observer.failed_for_good(reason, detail)
 
+    def stop_taking(self) -> None:
+        """From here on callers' ops are refused: the node is about to leave."""
+        self.is_stopping = True
+        self._takes_ops = False
+
     def close(self, why: str) -> None:
         """No step runs any more; callers that wait get the answer that is certain."""
+        self._takes_ops = False
         self.owned.fence()
         self.stopped = why
         if self._timer is not None:

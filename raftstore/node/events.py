@@ -34,7 +34,7 @@ class EventStream:
             if recent and recent[0][0] <= after + 1:
                 first = max(0, after + 1 - recent[0][0])
                 found = [event_as_dict(event) for _, event in islice(recent, first, first + EVENTS_AT_ONCE_MAX)]
-            elif replica.machine.event_seq > after:
+            elif max(replica.machine.event_seq, audit.durable_number) > after:
                 found = await self._loop.run_in_executor(
                     None, lambda: list(islice(audit.read(after), EVENTS_AT_ONCE_MAX))
                 )

@@ -174,6 +174,12 @@ class Persistence:
         self._store = store
         for event in recovered.events:
             self._report(event.kind, f"{event.file} at offset {event.offset}: {event.detail}")
+        try:
+            machine = await self._loop.run_in_executor(None, lambda: self._restore(recovered.snapshot))
+        except BaseException:
+            self._store = None
+            await self._loop.run_in_executor(None, store.close)  # the directory is free for whoever tries next
+            raise
         self._worker = StorageWorker(
             store,
             post=self._post,
@@ -182,7 +188,6 @@ class Persistence:
             on_space=self._on_space,
         )
         self._worker.start()
-        machine = await self._loop.run_in_executor(None, lambda: self._restore(recovered.snapshot))
         self.keeper = SnapshotKeeper(store, self._worker, self._installed, self._report, self._failed)
         self.journal = self._make_journal(recovered)
         return machine

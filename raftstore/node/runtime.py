@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from raftstore.config import ClusterConfig
-from raftstore.errors import Rejected, StorageError, Unavailable
+from raftstore.errors import RaftstoreError, Rejected, StorageError, Unavailable
 from raftstore.node import procedures
 from raftstore.node.answers import result_or_raise
 from raftstore.node.audit import AuditTrail
@@ -180,7 +180,7 @@ class Runtime:
         if core.stopped is None:
             if drain:
                 await self._drain_before_stop()
-            core.is_stopping = True
+            core.stop_taking()
             self.fenced(core.lease.leave(), "NODE_STOPPING")
             if core.raft.has_quorum and core.replica.is_joined:
                 await procedures.leave(self, STOP_STEP_MS)
@@ -194,9 +194,12 @@ class Runtime:
 
     async def _drain_before_stop(self) -> None:
         try:
-            await self.drain()
-        except (Rejected, Unavailable) as problem:
+            progress = await self.drain()
+        except RaftstoreError as problem:
             self.report("DRAIN_INCOMPLETE", str(problem))
+            return
+        if progress["failed"]:
+            self.report("DRAIN_INCOMPLETE", f"{progress['failed']} sessions did not move: {progress['last_problem']}")
 
     async def _hand_over(self) -> None:
         raft = self.core.raft

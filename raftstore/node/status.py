@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from raftstore.errors import InvalidArgument, Rejected
+from raftstore.errors import InvalidArgument, Rejected, Unavailable
 from raftstore.node.answers import BEFORE_PROPOSAL
 from raftstore.ownership import SessionRecord, to_session, validate_session_id
 from raftstore.raft.seams import CANDIDATE, LEADER
@@ -33,12 +33,15 @@ EXPLANATIONS: dict[Reason, str] = {
 
 
 def get_session(runtime: Runtime, session_id: str) -> Session:
-    """The replica's record. Rejected(SESSION_NOT_FOUND) when there is none. Any thread."""
+    """The replica's record. Rejected(SESSION_NOT_FOUND) when there is none, once it can tell. Any thread."""
     validate_session_id(session_id)
     record = runtime.machine.sessions.get(session_id)
-    if record is None:
-        raise Rejected(Reason.SESSION_NOT_FOUND)
-    return to_session(record)
+    if record is not None:
+        return to_session(record)
+    if not runtime.core.replica.is_joined:
+        detail = f"{runtime.node_id} has not caught up since its start: it cannot tell what exists"
+        raise Unavailable(Reason.NO_QUORUM, detail)
+    raise Rejected(Reason.SESSION_NOT_FOUND)
 
 
 def list_sessions(
@@ -102,7 +105,7 @@ def node_status(runtime: Runtime) -> dict[str, Any]:
         "sessions_total": len(machine.sessions),
         "chain_head": machine.head.hex(),
         "chain_index": machine.index,
-        "event_seq": machine.event_seq,
+        "event_seq": max(machine.event_seq, runtime.audit.durable_number),  # files know more until caught up
         "peers": _peers(runtime),
         "nodes": _nodes(runtime),
         "counters": _counters(runtime),
