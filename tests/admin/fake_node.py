@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 from raftstore.errors import InvalidArgument, Rejected, Unavailable
@@ -54,7 +53,7 @@ class FakeNode:
             raise Rejected(Reason.SESSION_NOT_FOUND)
         if before.state_version != arguments["expected_version"]:
             raise Rejected(Reason.VERSION_MISMATCH, before)
-        after = replace(before, state_version=before.state_version + 1, **changes)
+        after = before._replace(state_version=before.state_version + 1, **changes)
         self.sessions[session_id] = after
         return after
 

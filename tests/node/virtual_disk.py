@@ -133,7 +133,8 @@ class VirtualDisk:
         term = core.journal.term_at(index)
         assert term is not None
         data = msgpack.packb(list(core.replica.machine.freeze_state().chunks()))
-        self._later(self._written, SnapshotFile(index, term, len(data), hashlib.sha256(data).digest()), data, keep_entries)
+        snapshot = SnapshotFile(index, term, len(data), hashlib.sha256(data).digest())
+        self._later(self._written, snapshot, data, keep_entries)
 
     def _written(self, snapshot: SnapshotFile, data: bytes, keep_entries: int) -> None:
         self.writing = False
