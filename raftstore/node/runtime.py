@@ -182,7 +182,7 @@ class Runtime:
                 await self._drain_before_stop()
             core.stop_taking()
             self.fenced(core.lease.leave(), "NODE_STOPPING")
-            if core.raft.has_quorum and core.replica.is_joined:
+            if core.replica.is_joined and await self._regains_quorum():
                 await procedures.leave(self, STOP_STEP_MS)
             await self._hand_over()
             core.close("stopped")
@@ -200,6 +200,16 @@ class Runtime:
             return
         if progress["failed"]:
             self.report("DRAIN_INCOMPLETE", f"{progress['failed']} sessions did not move: {progress['last_problem']}")
+
+    async def _regains_quorum(self) -> bool:
+        """Whether there is a leader to say goodbye to; waits for an election that may be under way."""
+        raft = self.core.raft
+        deadline_ns = self.clock.now_ns() + STOP_STEP_MS * 1_000_000
+        while not raft.has_quorum and raft.connected_count + 1 >= raft.quorum and self.core.stopped is None:
+            if self.clock.now_ns() >= deadline_ns:
+                break
+            await asyncio.sleep(READY_POLL_S)
+        return raft.has_quorum
 
     async def _hand_over(self) -> None:
         raft = self.core.raft
