@@ -173,6 +173,7 @@ def run_schedule(seed: int) -> World:
     world.wait_equal()
     judge(world, load.told)
     assert load.reads > 0
+    assert all(len(node.cor.late) == 0 for node in world.nodes.values()), "a late binding was left bound"
     return world
 
 
