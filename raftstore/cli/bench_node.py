@@ -96,9 +96,9 @@ def _quantiles(values: list[float]) -> dict[str, float]:
     ordered = sorted(values)
     if not ordered:
         return {}
-    return {
-        f"p{q}_ms": ordered[min(len(ordered) - 1, int(len(ordered) * q / 100))] * 1000 for q in (50, 90, 99)
-    } | {"max_ms": ordered[-1] * 1000}
+    return {f"p{q}_ms": ordered[min(len(ordered) - 1, int(len(ordered) * q / 100))] * 1000 for q in (50, 90, 99)} | {
+        "max_ms": ordered[-1] * 1000
+    }
 
 
 async def _serve(config_path: str, node_id: str) -> None:

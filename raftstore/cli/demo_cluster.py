@@ -31,6 +31,7 @@ disk_free_min_bytes = 16777216
 wal_segment_bytes = 8388608
 """
 
+
 class DemoFailed(RaftstoreError):  # noqa: N818 - says what happened
     """The demo could not go on; the message says what was seen."""
 

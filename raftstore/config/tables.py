@@ -51,7 +51,7 @@ class Sessions:
 class Limits:
     """[limits]: the bound of every queue, batch and body. What lies beyond is refused, never kept."""
 
-    pending_ops_max: int = _num(8_192, 1, 1_000_000)
+    pending_ops_max: int = _num(8_192, 1, 65_536)
     batch_ops_max: int = _num(1_024, 1, 65_536, shared=True)
     entry_bytes_max: int = _num(1_048_576, 4_096, 16_777_216, shared=True)
     frame_bytes_max: int = _num(4_194_304, 65_536, 67_108_864, shared=True)

@@ -109,9 +109,7 @@ class BlockingNode:
         timeout_ms: int | None = None,
     ) -> Session:
         """See Node.resume."""
-        work = self._node.resume(
-            session_id, expected_version=expected_version, binding=binding, timeout_ms=timeout_ms
-        )
+        work = self._node.resume(session_id, expected_version=expected_version, binding=binding, timeout_ms=timeout_ms)
         return self._run(work)
 
     def failover(
@@ -143,9 +141,7 @@ class BlockingNode:
         )
         return self._run(work)
 
-    def get(
-        self, session_id: str, *, consistency: str = "linearizable", timeout_ms: int | None = None
-    ) -> Session:
+    def get(self, session_id: str, *, consistency: str = "linearizable", timeout_ms: int | None = None) -> Session:
         """See Node.get."""
         return self._run(self._node.get(session_id, consistency=consistency, timeout_ms=timeout_ms))
 

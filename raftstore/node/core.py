@@ -8,36 +8,37 @@ may leave. Tests and the simulator build this very class with their own clock, l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from random import Random
-from typing import Any, Protocol
 
 from raftstore.codec.messages import MalformedMessage
 from raftstore.config import ClusterConfig
 from raftstore.errors import StorageError, Unavailable
-from raftstore.node import peer_messages as node_messages
 from raftstore.node.cluster_clock import ClusterClock
+from raftstore.node.courier import Courier
 from raftstore.node.late import LateBindings
 from raftstore.node.leader import LeaderDuties
 from raftstore.node.lease import LeaseKeeper
 from raftstore.node.owned import Owned
+from raftstore.node.peer_messages import is_node_message
+from raftstore.node.ports import CoreObserver, Links
 from raftstore.node.proposals import Answer, Callback, Pending, Proposals
+from raftstore.node.raft_timing import raft_timing
 from raftstore.node.read_requests import ReadRequests, Waiter
-from raftstore.node.replica import Observer, Replica, ReplicaDiverged
-from raftstore.ownership import Machine, SessionRecord, pack_group
+from raftstore.node.replica import Replica, ReplicaDiverged
+from raftstore.ownership import Machine, SessionRecord
 from raftstore.ownership.commands import configure, join, renew_lease, sweep
 from raftstore.ports import Clock
 from raftstore.raft import peer_messages as raft_messages
 from raftstore.raft.hardened import HardenedSyncObj
 from raftstore.raft.journal import HardenedJournal
 from raftstore.raft.outbox import Outbox
-from raftstore.raft.seams import LEADER, InvariantViolation, RaftTiming
+from raftstore.raft.seams import LEADER, InvariantViolation
 from raftstore.raft.snapshots import SnapshotStore
 from raftstore.types import Reason
 
 TICK_NS = 100_000_000  # house-keeping: leases, sweeps, what owns() may answer
 HEADS_EVERY_TICKS = 10  # how often a leader lets its followers compare chain heads
-RESEND_AFTER_NS = 25_000_000  # after a leader refused a forwarded group
 PATIENCE_GRACE_MS = 150  # a caller waits this much beyond the deadline for the entry that decides
 GROUPS_IN_FLIGHT_MAX = 4
 INCARNATION_BITS = 62
@@ -45,28 +46,6 @@ INCARNATION_BITS = 62
 FATAL = (InvariantViolation, ReplicaDiverged, StorageError)  # this node must not go on
 
 Build = Callable[[int, int], bytes]  # (seq, deadline_ms) -> packed op
-
-
-class Links(Protocol):
-    """The peer links as the core uses them; calls never block and never raise."""
-
-    def send(self, peer_id: str, payload: bytes) -> bool: ...
-
-    def flush(self) -> None:
-        """Write what was sent, now."""
-
-    def drop(self, peer_id: str, reason: str) -> None:
-        """Close the connection to that peer: what it sent is no message of ours."""
-
-
-class CoreObserver(Observer, Protocol):
-    """The rest of the node, as told by the core."""
-
-    def report(self, kind: str, detail: str) -> None:
-        """A security event, or anything else an operator should know."""
-
-    def failed_for_good(self, reason: str, detail: str) -> None:
-        """The node stopped serving for good; the process should end and say why."""
 
 
 class Core:
@@ -126,8 +105,8 @@ class Core:
             journal=journal,
             transport=self.outbox,
             snapshots=snapshots,
-            apply=self._apply,
-            timing=_raft_timing(config),
+            apply=self.replica.apply,
+            timing=raft_timing(config),
             is_anchored=lambda: self.cluster_clock.is_anchored,
             learner=learner,
         )
@@ -145,22 +124,30 @@ class Core:
             cluster_clock=self.cluster_clock,
             raft=self.raft,
             replica=self.replica,
-            take_own_group=self._take_group,
+            take_own_group=lambda ops_max, bytes_max: self.courier.take_group(ops_max, bytes_max),
             submit=self._submit_internal,
             report=observer.report,
             wanted_params=config.machine_params(),
             batch_ops_max=config.limits.batch_ops_max,
             entry_bytes_max=config.limits.entry_bytes_max,
         )
+        self.courier = Courier(
+            node_id,
+            incarnation,
+            clock=clock,
+            raft=self.raft,
+            links=links,
+            replica=self.replica,
+            proposals=self.proposals,
+            reads=self.reads,
+            leader=self.leader,
+            group_ops_max=config.limits.batch_ops_max,
+            group_bytes_max=config.limits.entry_bytes_max // 2,
+        )
         self.late = LateBindings(
             self.replica, lambda sid, build, callback: self._submit("detach", sid, build, callback, gives_up=True)
         )
         self._peer_hellos: dict[str, bool] = {}  # connected peers, and whether their hello said they are fresh
-        self._peer_incarnations: dict[str, int] = {}
-        self._link_generation = 0
-        self._peer_links: dict[str, int] = {}  # the generation in which each peer's link was made
-        self._asked_of: tuple[str | None, int, int] | None = None  # leader, term and links when ops were last sent
-        self._resend_at_ns: int | None = None
         self._step_asked = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
@@ -180,19 +167,15 @@ class Core:
     def peer_connected(self, peer_id: str, incarnation: int, fresh: bool) -> None:
         """A link to a member stands; its hello said whether that member's directory was empty."""
         self._peer_hellos[peer_id] = fresh
-        self._peer_incarnations[peer_id] = incarnation
-        self._link_generation += 1
-        self._peer_links[peer_id] = self._link_generation
+        self.courier.link_up(peer_id, incarnation)
         self.raft.peer_connected(peer_id)
         self._consider_bootstrap()
         self.ask_step()
 
     def peer_disconnected(self, peer_id: str) -> None:
         self._peer_hellos.pop(peer_id, None)
-        self._peer_incarnations.pop(peer_id, None)
-        self._peer_links.pop(peer_id, None)
         self._takes_ops = False
-        self._link_generation += 1
+        self.courier.link_down(peer_id)
         self.outbox.drop_peer(peer_id)
         self.raft.peer_disconnected(peer_id)
         self.ask_step()
@@ -202,8 +185,8 @@ class Core:
         if self.stopped is not None:
             return
         try:
-            if node_messages.is_node_message(payload):
-                self._on_node_message(peer_id, node_messages.PROTOCOL.decode(payload))
+            if is_node_message(payload):
+                self.courier.receive(peer_id, payload)
             else:
                 self.raft.receive(peer_id, raft_messages.decode(payload))
         except MalformedMessage as problem:
@@ -265,14 +248,14 @@ class Core:
             self._tick(now)
         self.raft.step()
         self.reads.applied(self.raft.last_applied)
-        self._follow_leader(now)
+        self.courier.follow_leader(now)
         if self.raft.role == LEADER:
             if self.leader.propose():
                 self.raft.step()
         else:
             self.leader.propose()
-            self._forward()
-        self._ask_reads()
+            self.courier.forward()
+        self.courier.ask_reads()
         self.outbox.release()
         self._links.flush()
         self._lose_patience(now)
@@ -283,8 +266,8 @@ class Core:
         patience = self.proposals.next_patience_ns()
         if patience is not None:
             due = min(due, patience)
-        if self._resend_at_ns is not None:
-            due = min(due, self._resend_at_ns)
+        if self.courier.resend_at_ns is not None:
+            due = min(due, self.courier.resend_at_ns)
         if self._timer is not None:
             if self._timer_ns <= due and not self._timer.cancelled():
                 return  # it fires early enough, and sets itself again
@@ -311,96 +294,11 @@ class Core:
         for pending in self.proposals.decide_unknown(self.replica.machine.clock_ms):
             self.replica.finish(pending, Answer(True, Reason.REQUEST_EXPIRED), waits=False)
         if raft.role == LEADER and self._ticks % HEADS_EVERY_TICKS == 0:
-            machine = self.replica.machine
-            message = {"type": "chain_head", "index": machine.index, "head": machine.head}
-            for peer in raft.peer_ids:
-                self._links.send(peer, node_messages.encode(message))
-
-    def _apply(self, index: int, term: int, payload: bytes) -> None:
-        self.replica.apply(index, term, payload)
-
-    # --- ops on their way ----------------------------------------------------------------------------------------
-    def _follow_leader(self, now: int) -> None:
-        """Whatever was asked of a leader or over a link that is gone is asked again of the next."""
-        leader = (self.raft.leader_id, self.raft.term, self._link_generation)
-        refused = self._resend_at_ns is not None and now >= self._resend_at_ns
-        if leader != self._asked_of:
-            self._asked_of = leader
-            self.reads.leader_changed()
-        elif not refused:
-            return
-        self._resend_at_ns = None
-        self.proposals.send_again()
-
-    def _take_group(self, ops_max: int, bytes_max: int) -> tuple[bytes, int]:
-        ops = self.proposals.take(ops_max, bytes_max)
-        if not ops:
-            return b"", 0
-        return pack_group(self.node_id, self.incarnation, self.proposals.low_seq, ops), len(ops)
-
-    def _forward(self) -> None:
-        leader = self.raft.leader_id
-        if leader is None or leader == self.node_id or self._resend_at_ns is not None:
-            return
-        while True:
-            group, _ = self._take_group(self.config.limits.batch_ops_max, self.config.limits.entry_bytes_max // 2)
-            if not group:
-                return
-            self._links.send(leader, node_messages.encode({"type": "forward", "group": group}))
-
-    def _ask_reads(self) -> None:
-        if not self.reads.waits_to_ask:
-            return
-        leader = self.raft.leader_id
-        if leader is None:
-            self.reads.fail_fresh()
-        elif leader != self.node_id:
-            number = self.reads.ask()
-            self._links.send(leader, node_messages.encode({"type": "read_request", "number": number}))
-        elif self.raft.is_leader_ready:
-            number = self.reads.ask()
-            if self.raft.read_index(lambda index: self._read_confirmed(number, index)):
-                self.raft.step()
-            else:
-                self.reads.answered(number, None, 0)
-
-    def _read_confirmed(self, number: int, index: int | None) -> None:
-        self.reads.answered(number, index, self.raft.last_applied)
+            self.courier.send_heads()
 
     def _lose_patience(self, now: int) -> None:
         for pending, answer in self.proposals.out_of_patience(now, self.replica.machine.clock_ms):
             self.replica.finish(pending, answer)
-
-    # --- messages of other nodes -------------------------------------------------------------------------------
-    def _on_node_message(self, peer_id: str, message: Mapping[str, Any]) -> None:
-        kind = message["type"]
-        if kind == "forward":
-            taken = self.leader.accept_forwarded(
-                message["group"], peer_id, self._peer_incarnations.get(peer_id, -1)
-            )
-            if not taken:
-                self._links.send(peer_id, node_messages.encode({"type": "forward_refused"}))
-        elif kind == "forward_refused":
-            if peer_id == self.raft.leader_id:
-                self._resend_at_ns = self.clock.now_ns() + RESEND_AFTER_NS
-        elif kind == "read_request":
-            self._on_read_request(peer_id, message["number"])
-        elif kind == "read_response":
-            index = message["index"] if message["ok"] else None
-            self.reads.answered(message["number"], index, self.raft.last_applied)
-        elif kind == "chain_head" and peer_id == self.raft.leader_id:
-            self.replica.compare_head(message["index"], message["head"])
-
-    def _on_read_request(self, peer_id: str, number: int) -> None:
-        link = self._peer_links.get(peer_id)
-
-        def answer(index: int | None) -> None:
-            if link == self._peer_links.get(peer_id):  # else its process may be another, with numbers of its own
-                reply = {"type": "read_response", "number": number, "ok": int(index is not None), "index": index or 0}
-                self._links.send(peer_id, node_messages.encode(reply))
-
-        if not self.raft.read_index(answer):
-            answer(None)
 
     # --- callers -------------------------------------------------------------------------------------------------
     def why_refused(self) -> Unavailable | None:
@@ -546,19 +444,3 @@ class Core:
                 sent = pending.proposed
                 answer = Answer(not sent, Reason.DEADLINE_PASSED if sent else Reason.NODE_STOPPING, detail=why)
                 pending.callback(answer)
-
-
-def _raft_timing(config: ClusterConfig) -> RaftTiming:
-    timing = config.timing
-    return RaftTiming(
-        election_timeout_min_ns=timing.election_timeout_min_ms * 1_000_000,
-        election_timeout_max_ns=timing.election_timeout_max_ms * 1_000_000,
-        heartbeat_interval_ns=timing.heartbeat_interval_ms * 1_000_000,
-        append_bytes_max=min(config.limits.entry_bytes_max, config.limits.frame_bytes_max // 2),
-        inflight_appends_max=config.limits.inflight_entries_max,
-    )
-
-
-def peers_of(config: ClusterConfig, node_id: str) -> Sequence[str]:
-    """The other members, in the order of the configuration."""
-    return [n for n in config.node_ids if n != node_id]

@@ -48,9 +48,7 @@ class CoreHandler:
         self._core.end_of_inputs()
 
 
-def make_links(
-    config: ClusterConfig, node_id: str, core: Core, adapter: LinkAdapter, *, insecure: bool
-) -> PeerLinks:
+def make_links(config: ClusterConfig, node_id: str, core: Core, adapter: LinkAdapter, *, insecure: bool) -> PeerLinks:
     """The links of one node as its configuration says."""
     node = config.node(node_id)
     limits = config.limits
@@ -61,8 +59,6 @@ def make_links(
         tls=None if insecure else TlsFiles(config.ca_path, node.cert, node.key),
         handler=CoreHandler(core),
         clock=core.clock,
-        limits=LinkLimits(
-            frame_bytes_max=limits.frame_bytes_max, send_queue_bytes_max=limits.send_queue_bytes_max
-        ),
+        limits=LinkLimits(frame_bytes_max=limits.frame_bytes_max, send_queue_bytes_max=limits.send_queue_bytes_max),
     )
     return adapter.links

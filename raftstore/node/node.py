@@ -9,6 +9,7 @@ session returns it as of that very transition, or raises: Rejected (the cluster 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -21,6 +22,7 @@ from raftstore.node import procedures, status
 from raftstore.node.answers import session_or_raise
 from raftstore.node.bridge import Inbox, Outlet
 from raftstore.node.dispatch import AssignedCallback, Dispatcher, FencedCallback, LateCommitCallback
+from raftstore.node.proposals import Answer
 from raftstore.node.requests import MIGRATION, Request, Requests
 from raftstore.node.runtime import Runtime, Ticket, new_event_loop
 from raftstore.ports import Clock, SystemClock
@@ -60,6 +62,7 @@ class Node:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox: Inbox | None = None
         self._thread: threading.Thread | None = None
+        self._waiting: set[asyncio.Future[Any]] = set()  # of callers; nobody may wait for a node that has ended
 
     # --- life --------------------------------------------------------------------------------------------------
     async def __aenter__(self) -> Self:
@@ -109,6 +112,14 @@ class Node:
             loop.call_soon_threadsafe(loop.stop)
             await asyncio.get_running_loop().run_in_executor(None, thread.join)
             loop.close()
+            self._release_waiting()
+
+    def _release_waiting(self) -> None:
+        """Ops that were posted in the very moment in which the node's loop ended: nobody else answers them."""
+        answer = Answer(False, Reason.DEADLINE_PASSED, detail=f"{self.node_id} has stopped")
+        for future in list(self._waiting):
+            with contextlib.suppress(RuntimeError):  # its loop has ended too
+                future.get_loop().call_soon_threadsafe(_answer, future, answer)
 
     async def wait_ready(self, wait_ms: int) -> None:
         """Returns once this node can serve. Unavailable, saying why not, after `wait_ms` milliseconds."""
@@ -156,17 +167,20 @@ class Node:
         future: asyncio.Future[Any] = loop.create_future()
         ticket = Ticket(request)
         if loop is self._loop:
-            ticket.deliver = lambda answer: None if future.done() else future.set_result(answer)
+            ticket.deliver = lambda answer: _answer(future, answer)
             runtime.submit(ticket)
         else:
             outlet = self._outlet_to(loop)
             ticket.deliver = lambda answer: outlet.answer(future, answer)
             inbox.post(lambda: runtime.submit(ticket))
+        self._waiting.add(future)
         try:
             answer = await future
         except asyncio.CancelledError:
             inbox.post(lambda: runtime.caller_left(ticket))
             raise
+        finally:
+            self._waiting.discard(future)
         return session_or_raise(answer, runtime.op_id(ticket))
 
     def _outlet_to(self, loop: asyncio.AbstractEventLoop) -> Outlet:
@@ -375,6 +389,11 @@ class Node:
         Return True to own the session after all; otherwise it is detached again with reason LATE_COMMIT.
         """
         self._dispatcher.on_late_commit = callback
+
+
+def _answer(future: asyncio.Future[Any], answer: Answer) -> None:
+    if not future.done():
+        future.set_result(answer)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

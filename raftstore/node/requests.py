@@ -157,9 +157,7 @@ class Requests:
             binds=binding is not None,
         )
 
-    def terminate(
-        self, session_id: str, version: int, reason: str, operator: bool, timeout_ms: int | None
-    ) -> Request:
+    def terminate(self, session_id: str, version: int, reason: str, operator: bool, timeout_ms: int | None) -> Request:
         _check(session_id, version)
         ops.validate_reason(reason)
         if type(operator) is not bool:

@@ -399,4 +399,3 @@ class Runtime:
     def _post(self, task: Callable[[], object]) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(task)
-

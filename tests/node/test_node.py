@@ -11,7 +11,7 @@ import pytest
 from virtual_cluster import BINDING
 
 from raftstore.config import ClusterConfig
-from raftstore.errors import InvalidArgument, Rejected, StorageError, Unavailable
+from raftstore.errors import InvalidArgument, OutcomeUnknown, Rejected, StorageError, Unavailable
 from raftstore.node.blocking import BlockingNode
 from raftstore.node.node import Node
 from raftstore.node.persistence import Persistence
@@ -289,5 +289,22 @@ def test_a_failed_start_leaves_the_directory_free(tmp_path: Path, monkeypatch: p
                 await Node(config, "vpn-1", insecure=True).start()
         async with Node(config, "vpn-1", insecure=True) as node:
             assert node.status()["ready"]
+
+    asyncio.run(main())
+
+
+def test_an_op_posted_as_the_loop_ends_is_answered(tmp_path: Path) -> None:
+    """A caller that came in the last instant learns that the outcome is unknown, rather than wait for ever."""
+
+    async def main() -> None:
+        node = Node(config_in(tmp_path), "vpn-1", insecure=True)
+        await node.start()
+        assert node._inbox is not None
+        node._inbox.post = lambda task: None  # type: ignore[method-assign]  # posted, and never run
+        caller = asyncio.create_task(node.create("s"))
+        await asyncio.sleep(0)
+        await node.stop()
+        with pytest.raises(OutcomeUnknown):
+            await caller
 
     asyncio.run(main())
