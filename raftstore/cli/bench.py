@@ -155,6 +155,7 @@ async def _measure(
         "load": {
             "callers_per_node": callers,
             "transitions_per_second": sum(x["ops"] / x["seconds"] for x in loads),
+            "cpu_us_per_transition": sum(x["cpu_seconds"] for x in loads) / sum(x["ops"] for x in loads) * 1e6,
             "latency": {x: max(load["latency"][x] for load in loads) for x in ("p50_ms", "p99_ms", "max_ms")},
         },
         "leader_kills": [],
@@ -250,6 +251,9 @@ def _table(result: dict[str, Any]) -> Table:
         f"transitions per second, {load['callers_per_node']} callers per node",
         f"{load['transitions_per_second']:,.0f}",
         f"{load['transitions_per_second'] * sync_ms / 1000:,.1f} per sync time",
+    )
+    table.add_row(
+        "  CPU time of all three nodes and their callers per transition", f"{load['cpu_us_per_transition']:.0f} us", ""
     )
     latency = load["latency"]
     table.add_row("  their latency, p50 / p99", f"{latency['p50_ms']:.1f} / {latency['p99_ms']:.1f} ms", "")

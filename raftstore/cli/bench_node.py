@@ -54,9 +54,14 @@ class BenchNode:
                 session = await self._again(session)
                 latencies.append(time.perf_counter() - begun)
 
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), time.process_time()
         await asyncio.gather(*(caller(s) for s in sessions))
-        return {"ops": len(latencies), "seconds": time.perf_counter() - begun, "latency": _quantiles(latencies)}
+        return {
+            "ops": len(latencies),
+            "seconds": time.perf_counter() - begun,
+            "cpu_seconds": time.process_time() - cpu,
+            "latency": _quantiles(latencies),
+        }
 
     async def single(self, count: int) -> dict[str, Any]:
         """One caller, one op at a time; then linearizable reads; then `owns()`."""

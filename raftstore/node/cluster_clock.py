@@ -31,6 +31,10 @@ class ClusterClock:
         self._anchor_ms = cluster_ms
         self._anchor_ns = self._clock.now_ns()
 
+    def witnessed_ms(self) -> int | None:
+        """Cluster time as a witness of the present run may tell it to a leader; None while not anchored."""
+        return self.now_ms() if self.is_anchored else None
+
     def now_ms(self) -> int:
         """Cluster time as far as this node can tell: never ahead of the truth."""
         if self._anchor_ns is None:

@@ -107,7 +107,7 @@ class Core:
             snapshots=snapshots,
             apply=self.replica.apply,
             timing=raft_timing(config),
-            is_anchored=lambda: self.cluster_clock.is_anchored,
+            cluster_ms=self.cluster_clock.witnessed_ms,
             learner=learner,
         )
         self.lease = LeaseKeeper(

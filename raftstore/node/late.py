@@ -38,7 +38,9 @@ class LateBindings:
         return len(self._records)
 
     def add(self, record: SessionRecord) -> None:
-        """A binding that nobody may act for."""
+        """A binding that nobody may act for. What has changed since is somebody else's, and left alone."""
+        if self._replica.machine.sessions.get(record.session_id) != record:
+            return
         if len(self._records) < LATE_BINDINGS_MAX or record.session_id in self._records:
             self._records[record.session_id] = record
             self._try(record)

@@ -120,7 +120,10 @@ class LeaderDuties:
         return groups, total
 
     def _resume(self) -> bool:
-        """First entry of a leader without an anchor: cluster time goes on from here, and leases start anew."""
+        """First entry of a leader without an anchor: cluster time goes on from here, and leases start anew.
+
+        A voter that has lived through it all knows how much time passed without a leader; wall time is not asked then.
+        """
         raft = self._raft
         if self._resume_term == raft.term:
             return False
@@ -131,7 +134,8 @@ class LeaderDuties:
             jump_ms, notice = self._cluster_clock.resume_jump_ms(machine.last_wall_ms, limit)
             if notice is not None:
                 self._report("CLOCK_NOT_RESUMED", notice)
-        batch = join_batch(self._stamp_ms(), self._clock.wall_ms(), jump_ms, [])
+        stamp_ms = max(self._stamp_ms(), raft.witness_ms)
+        batch = join_batch(stamp_ms, self._clock.wall_ms(), jump_ms, [])
         if raft.propose(batch) is None:
             return False
         self._resume_term = raft.term

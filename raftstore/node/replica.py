@@ -179,10 +179,12 @@ class Replica:
 
     # --- ownership -----------------------------------------------------------------------------------------
     def _note_change(self, record: SessionRecord) -> None:
-        if self.machine.sessions.get(record.session_id) is not record:
-            return  # the same entry changed it again: what was granted by the later change stands
         mine = record.owner == self.node_id
         epoch = self._owned.epoch_held(record.session_id)
+        if epoch is None and not mine:
+            return  # most changes are of other nodes' sessions
+        if self.machine.sessions.get(record.session_id) is not record:
+            return  # the same entry changed it again: what was granted by the later change stands
         if epoch is not None:
             still = mine and record.state == SessionState.ATTACHED and record.owner_inc == self.incarnation
             if not still or record.epoch != epoch:

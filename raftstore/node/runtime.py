@@ -283,7 +283,8 @@ class Runtime:
             self.core.proposals.give_up(ticket.seq)
         elif ticket.request.binds and ticket.answer.decided and ticket.answer.reason is None:
             record = ticket.answer.record
-            self.core.owned.strike(record.session_id)
+            if self.core.owned.strike(record.session_id) and self.machine.sessions.get(record.session_id) != record:
+                self.fenced([(record.session_id, record.epoch)], LATE_COMMIT)  # of a later caller, who must hear of it
             self._late(OpId(self.node_id, self.incarnation, ticket.seq), record)
 
     async def confirm_read(self, timeout_ms: int | None) -> None:

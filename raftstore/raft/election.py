@@ -22,15 +22,16 @@ Message = dict[str, Any]
 class Elections(Seams):
     """The part of the node that campaigns and votes."""
 
-    def _prepare_elections(self, is_anchored: Callable[[], bool]) -> None:
+    def _prepare_elections(self, cluster_ms: Callable[[], int | None]) -> None:
         """State of this part; called before the stock constructor runs."""
-        self._is_anchored = is_anchored
+        self._cluster_ms = cluster_ms
         self._election_deadline_ns = 0
         self._leader_contact_ns = -(1 << 62)  # when this node last heard of its leader
         self._pre_vote_round = 0
         self._pre_votes: set[str] = set()
         self._votes: set[str] = set()
         self.quorum_was_anchored = False  # whether a voter of our election knows the cluster time
+        self.witness_ms = 0  # and the latest that such a voter told
 
     # --- hooks of the other parts ---------------------------------------------------------------------
     def _lead(self, now: int) -> None:
@@ -117,6 +118,7 @@ class Elections(Seams):
         self._set_term(self.term + 1, self.self_id)
         self._votes = {self.self_id}
         self.quorum_was_anchored = False
+        self.witness_ms = 0
         if self.quorum == 1:
             self._lead(now)
             return
@@ -151,13 +153,15 @@ class Elections(Seams):
         if granted:
             self._set_term(self.term, peer)
             self._reset_election_deadline(now)
+        cluster_ms = self._cluster_ms()
         self._send(
             peer,
             {
                 "type": "response_vote",
                 "term": self.term,
                 "granted": granted,
-                "anchored": self._is_anchored(),
+                "anchored": cluster_ms is not None,
+                "cluster_ms": cluster_ms or 0,
             },
         )
 
@@ -167,7 +171,9 @@ class Elections(Seams):
         if self.role != CANDIDATE or message["term"] != self.term or not message["granted"]:
             return
         self._votes.add(peer)
-        self.quorum_was_anchored = self.quorum_was_anchored or message["anchored"]
+        if message["anchored"]:
+            self.quorum_was_anchored = True
+            self.witness_ms = max(self.witness_ms, message["cluster_ms"])
         if len(self._votes) >= self.quorum:
             self._lead(now)
 

@@ -39,7 +39,7 @@ class HardenedSyncObj(Snapshots):
         snapshots: SnapshotStore,
         apply: Apply,
         timing: RaftTiming | None = None,
-        is_anchored: Callable[[], bool] = lambda: True,
+        cluster_ms: Callable[[], int | None] = lambda: 0,  # None while this node does not know the time
         learner: int = 0,
     ) -> None:
         if not journal.voter and learner == 0:
@@ -48,7 +48,7 @@ class HardenedSyncObj(Snapshots):
         self._transfer_target: str | None = None
         self._transfer_until_ns = 0
         self._transfer_due_ns = 0  # when the target is asked (again)
-        self._prepare_elections(is_anchored)
+        self._prepare_elections(cluster_ms)
         self._prepare_replication(learner if not journal.voter else 0)
         self._prepare_reads()
         self._prepare_snapshots(snapshots)

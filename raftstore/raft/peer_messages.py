@@ -34,7 +34,7 @@ SCHEMAS: dict[str, tuple[int, tuple[tuple[str, Check], ...]]] = {
     "pre_vote": (1, (*_ELECTION, ("round", is_u64))),
     "pre_vote_response": (2, (("term", is_u64), ("granted", is_bool), ("round", is_u64))),
     "request_vote": (3, (*_ELECTION, ("transfer", is_bool))),
-    "response_vote": (4, (("term", is_u64), ("granted", is_bool), ("anchored", is_bool))),
+    "response_vote": (4, (("term", is_u64), ("granted", is_bool), ("anchored", is_bool), ("cluster_ms", is_u64))),
     "append_entries": (
         5,
         (

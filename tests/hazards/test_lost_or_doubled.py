@@ -193,7 +193,7 @@ def test_h4_only_members_vote(stock, ours):
     d.campaign("A")
     raft = d.members["A"].raft
     raft._SyncObj__onReadonlyNodeConnected(Node("0"))
-    vote = {"type": "response_vote", "term": d.term("A"), "granted": True, "anchored": True}
+    vote = {"type": "response_vote", "term": d.term("A"), "granted": True, "anchored": True, "cluster_ms": 0}
     raft._SyncObj__onMessageReceived(Node("0"), vote)
     assert raft.role == CANDIDATE
 

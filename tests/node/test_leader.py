@@ -18,6 +18,7 @@ class FakeRaft:
         self.is_leader_ready = True
         self.is_transferring = False
         self.quorum_was_anchored = False
+        self.witness_ms = 0
         self.term = 3
         self.last_log_index = 10
         self.last_applied = 10

@@ -59,7 +59,7 @@ def pre_vote(term: int, last: tuple[int, int] = (0, 0), number: int = 1) -> dict
 
 
 def vote(term: int, granted: bool = True) -> dict[str, Any]:
-    return {"type": "response_vote", "term": term, "granted": granted, "anchored": True}
+    return {"type": "response_vote", "term": term, "granted": granted, "anchored": True, "cluster_ms": 7}
 
 
 def ack(
