@@ -6,6 +6,7 @@ import click
 
 from raftstore.cli.audit import audit
 from raftstore.cli.bench import bench
+from raftstore.cli.cert import cert
 from raftstore.cli.config import config
 from raftstore.cli.demo import demo
 from raftstore.cli.init import init
@@ -46,5 +47,5 @@ def main() -> None:
     """
 
 
-for command in (init, run, status, session, drain, leader, outcome, audit, wal, config, demo, bench):
+for command in (init, run, status, session, drain, leader, outcome, audit, wal, config, cert, demo, bench):
     main.add_command(command)

@@ -27,6 +27,7 @@ from raftstore.node.link_adapter import LinkAdapter, make_links
 from raftstore.node.owned import Owned
 from raftstore.node.persistence import Persistence
 from raftstore.node.proposals import Answer, Pending
+from raftstore.node.replica import LATE_COMMIT
 from raftstore.node.requests import Request, Requests
 from raftstore.node.watchdog import Watchdog
 from raftstore.ownership import Machine, SessionRecord, to_session
