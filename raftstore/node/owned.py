@@ -47,10 +47,12 @@ class Owned:
         """Local monotonic time at which this node's own lease ends."""
         return self._lease_until_ns
 
-    def grant(self, session_id: str, epoch: int, expires_ns: int) -> None:
-        """A binding of this process was committed and its caller is being told. Not while one gives it up."""
-        if session_id not in self._giving_up:
-            self._held[session_id] = (epoch, expires_ns)
+    def grant(self, session_id: str, epoch: int, expires_ns: int) -> bool:
+        """A binding of this process was committed and its caller is being told. False while one gives it up."""
+        if session_id in self._giving_up:
+            return False
+        self._held[session_id] = (epoch, expires_ns)
+        return True
 
     def renew(self, session_id: str, epoch: int, expires_ns: int) -> None:
         """The session's TTL was renewed; it stays owned if it is."""

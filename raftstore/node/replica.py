@@ -30,6 +30,7 @@ STAMP_GRAIN_NS = 1_000_000  # a stamp is a whole millisecond, so the machine may
 NO_LEASE = (0, 0)
 
 LATE_COMMIT = "LATE_COMMIT"
+GIVEN_UP = "GIVEN_UP"  # bound, while an op that gives it up is under way here
 SNAPSHOT_INSTALLED = "SNAPSHOT_INSTALLED"
 
 
@@ -148,7 +149,8 @@ class Replica:
             self._owned.renew(record.session_id, record.epoch, self._expires_ns(record))
         elif pending.binds and record.state == SessionState.ATTACHED:
             if waits:
-                self._owned.grant(record.session_id, record.epoch, self._expires_ns(record))
+                if not self._owned.grant(record.session_id, record.epoch, self._expires_ns(record)):
+                    self._observer.fenced([(record.session_id, record.epoch)], GIVEN_UP)
             else:
                 if self._owned.strike(record.session_id):  # by an earlier binding, which this one has replaced
                     self._observer.fenced([(record.session_id, record.epoch)], LATE_COMMIT)

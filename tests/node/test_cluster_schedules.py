@@ -188,7 +188,7 @@ def judge(world: World, told: list[Told]) -> None:
         op_id = (event[at["node"]], event[at["incarnation"]], event[at["seq"]])
         name, session_id = EVENT_NAMES[event[at["event"]]], event[at["session_id"]]
         if name == "Refused":
-            by_op[op_id] = event
+            by_op.setdefault(op_id, event)  # a second copy of an op that was answered is refused: the first counts
             continue
         if session_id is not None:
             versions[session_id] += 1

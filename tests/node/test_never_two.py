@@ -239,3 +239,18 @@ def test_cluster_time_goes_on_after_a_stop_of_the_whole_cluster() -> None:
     world.wait_ready()
     assert world.run_until(lambda: world.nodes["vpn-1"].record("s").state == SessionState.TERMINATED)
     assert world.nodes["vpn-1"].record("s").reason == "TTL_EXPIRED"
+
+
+def test_a_binding_that_crosses_with_a_giving_up_is_fenced_and_said() -> None:
+    """A reattach commits while a detach is under way: its caller is told both that it committed and that it is fenced."""
+    world = ready_world(15)
+    requests = requests_of(world)
+    node = world.nodes["vpn-1"]
+    assert node.do(requests.create("s", BINDING, None, None, None)).reason is None
+    binding = node.submit(requests.reattach("s", 1, BINDING, None, None))
+    leaving = node.submit(requests.detach("s", 1, "DETACHED", None))
+    assert world.run_until(lambda: binding.answer is not None and leaving.answer is not None)
+    assert binding.answer is not None and binding.answer.reason is None
+    assert leaving.answer is not None and leaving.answer.reason is Reason.VERSION_MISMATCH
+    assert not node.owns("s")
+    assert ("s", 1, "GIVEN_UP") in node.fenced_log

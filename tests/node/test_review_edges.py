@@ -17,13 +17,14 @@ from raftstore.errors import Unavailable
 from raftstore.node.core import Core
 from raftstore.node.proposals import Answer
 from raftstore.node.requests import Request
+from raftstore.ownership.events import EVENT_NAMES, FIELDS
 from raftstore.ownership.records import FROZEN
 
 DRIFT_PPM = 10_000
 ROUNDS = 6
 NEAR_MS = 90  # from here to the lapse successors try all the time
-DAY_MS = 86_400_000
-SEEDS = range(1, 9)
+WRONG_MS = (-86_400_000, 0, 5_000, 60_000)  # clocks on the wall after a stop: sessions outlive them, leases must
+SEEDS = (1, 2, 4, 7, 9, 11)  # together they notice each margin that is taken away
 
 
 class EdgeWorld(World):
@@ -33,6 +34,7 @@ class EdgeWorld(World):
         super().__init__(seed, size=size, drift_ppm=DRIFT_PPM)
         self.ghosts: list[Core] = []
         self.told: set[tuple[int, str, int]] = set()  # (incarnation, session, epoch) of every binding that was told
+        self.deadlines: dict[tuple[int, int], int] = {}  # (incarnation, seq) of every op, and its deadline
         for node in self.nodes.values():
             node.drift_ppm = self.rng.choice((-DRIFT_PPM, DRIFT_PPM))
 
@@ -50,6 +52,14 @@ class EdgeWorld(World):
                         f"{session_id} has a second owner, {core.node_id}, at {self.now}"
                     )
                     assert (core.incarnation, session_id, epoch) in self.told, "owned, and nobody was told"
+
+    def check_deadlines(self) -> None:
+        """Nothing was done for an op in an entry stamped after its deadline."""
+        at = {name: FIELDS.index(name) for name in FIELDS}
+        for event in self.history.values():
+            deadline_ms = self.deadlines.get((event[at["incarnation"]], event[at["seq"]]))
+            if deadline_ms is not None and EVENT_NAMES[event[at["event"]]] != "Refused":
+                assert event[at["at_ms"]] <= deadline_ms, f"done after its deadline: {event}"
 
     def leave_ghost(self, node: VirtualNode) -> None:
         if node.core is not None:
@@ -97,7 +107,12 @@ class Round:
 
     def _begin(self) -> VirtualNode:
         node = self.rng.choice(list(self.world.nodes.values()))
-        assert self.world.run_until(lambda: self._submit(node) is None and node.owns(self.session_id), 20_000)
+
+        def has_it() -> bool:
+            self._submit(node)
+            return node.owns(self.session_id)
+
+        assert self.world.run_until(has_it, 20_000)
         return node
 
     def _submit(self, node: VirtualNode, timeout_ms: int | None = None) -> None:
@@ -128,6 +143,8 @@ class Round:
                 request.kind, request.session_id, request.build, caller.answered,
                 timeout_ms=request.timeout_ms, binds=request.binds, gives_up=request.gives_up,
             )  # fmt: skip
+            timeout_ms = request.timeout_ms or self.world.config.timing.op_timeout_ms
+            self.world.deadlines[core.incarnation, caller.seq] = core.cluster_clock.now_ms() + timeout_ms
         return caller
 
     def _hurt(self, owner: VirtualNode) -> None:
@@ -166,7 +183,7 @@ class Round:
             case 7:  # everybody's processes are replaced; their clocks on the wall are not to be trusted
                 for node in world.nodes.values():
                     world.leave_ghost(node)
-                    node.wall_offset_ms = rng.choice((-DAY_MS, 0, DAY_MS // 2))
+                    node.wall_offset_ms = rng.choice(WRONG_MS)
                 world.run(rng.uniform(0, 1_500))
                 for node in rng.sample(list(world.nodes.values()), len(world.nodes)):
                     node.restart()
@@ -176,7 +193,7 @@ class Round:
                 for node in world.nodes.values():
                     if node is not owner:
                         world.leave_ghost(node)
-                        node.wall_offset_ms = rng.choice((-DAY_MS, 0, DAY_MS // 2))
+                        node.wall_offset_ms = rng.choice(WRONG_MS)
                         node.restart()
 
     def _struggle(self, ms: float) -> None:
@@ -208,6 +225,7 @@ def run_edges(seed: int) -> EdgeWorld:
     for number in range(ROUNDS):
         Round(world, rng, f"s{number}").play()
     world.wait_equal()
+    world.check_deadlines()
     return world
 
 
