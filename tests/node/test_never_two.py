@@ -242,7 +242,7 @@ def test_cluster_time_goes_on_after_a_stop_of_the_whole_cluster() -> None:
 
 
 def test_a_binding_that_crosses_with_a_giving_up_is_fenced_and_said() -> None:
-    """A reattach commits while a detach is under way: its caller is told both that it committed and that it is fenced."""
+    """A reattach commits while a detach is under way: its caller hears of the commit and of the fence."""
     world = ready_world(15)
     requests = requests_of(world)
     node = world.nodes["vpn-1"]
