@@ -46,8 +46,9 @@ class BenchFailed(RaftstoreError):  # noqa: N818 - says what happened
 class Process:
     """One `bench_node` process."""
 
-    def __init__(self, directory: Path, node_id: str) -> None:
+    def __init__(self, directory: Path, node_id: str, place: str) -> None:
         self.node_id = node_id
+        self._place = place
         self._directory = directory
         self._process: asyncio.subprocess.Process | None = None
 
@@ -59,6 +60,7 @@ class Process:
                 "raftstore.cli.bench_node",
                 str(self._directory / "cluster.conf"),
                 self.node_id,
+                self._place,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
@@ -93,15 +95,16 @@ class Process:
 @click.option("--callers", default=256, show_default=True, help="Concurrent callers per node.")
 @click.option("--seconds", default=5.0, show_default=True, help="Length of the load.")
 @click.option("--kills", default=3, show_default=True, help="How often to kill -9 the leader.")
+@click.option("--same-loop", is_flag=True, help="Callers on the node's own event loop, not in a thread beside it.")
 @click.option("--output", "-o", type=click.Choice(("table", "json")), default="table", show_default=True, help="Form.")
-def bench(callers: int, seconds: float, kills: int, output: str) -> None:
+def bench(callers: int, seconds: float, kills: int, same_loop: bool, output: str) -> None:
     """Measure three nodes on this machine: throughput, latency, reads, owns(), and the gap after a leader's death.
 
     Everything runs in a temporary directory, which is removed. About half a minute; each kill adds some seconds.
     """
     console = Console(stderr=True, highlight=False)
     try:
-        result = asyncio.run(_run(console, callers, seconds, kills))
+        result = asyncio.run(_run(console, callers, seconds, kills, "same-loop" if same_loop else "own-thread"))
     except KeyboardInterrupt:
         sys.exit(1)
     except RaftstoreError as problem:
@@ -113,9 +116,9 @@ def bench(callers: int, seconds: float, kills: int, output: str) -> None:
         Console(highlight=False).print(_table(result))
 
 
-async def _run(console: Console, callers: int, seconds: float, kills: int) -> dict[str, Any]:
+async def _run(console: Console, callers: int, seconds: float, kills: int, place: str) -> dict[str, Any]:
     directory = temporary_directory()
-    processes = {n: Process(directory, n) for n in NODE_IDS}
+    processes = {n: Process(directory, n, place) for n in NODE_IDS}
     try:
         console.print("starting three nodes ...")
         config = write_cluster(directory, "bench", NODE_IDS, SETTINGS)

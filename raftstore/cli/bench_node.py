@@ -106,9 +106,9 @@ def _quantiles(values: list[float]) -> dict[str, float]:
     }
 
 
-async def _serve(config_path: str, node_id: str) -> None:
+async def _serve(config_path: str, node_id: str, place: str) -> None:
     loop = asyncio.get_running_loop()
-    async with Node(ClusterConfig.load(config_path), node_id) as node:
+    async with Node(ClusterConfig.load(config_path), node_id, own_thread=place != "same-loop") as node:
         bench = BenchNode(node)
         calm_collector()
         print(json.dumps({"ready": True}), flush=True)

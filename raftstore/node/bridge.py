@@ -61,10 +61,13 @@ class Outlet:
 
     def answer(self, future: asyncio.Future[Any], result: Any) -> None:
         if not self._answers:
-            self._node_loop.call_soon(self._flush)
+            self._node_loop.call_soon(self.flush)
         self._answers.append((future, result))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Let what has gathered cross over now, rather than at the loop's next turn."""
+        if not self._answers:
+            return
         answers, self._answers = self._answers, []
         with contextlib.suppress(RuntimeError):  # a closed loop: nobody is left there to be told
             self._caller_loop.call_soon_threadsafe(_deliver, answers)

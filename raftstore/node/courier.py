@@ -128,6 +128,8 @@ class Courier:
         def answer(index: int | None) -> None:
             if link == self._peers.get(peer_id):  # else its process may be another, with numbers of its own
                 confirmed = int(index is not None)
+                if index is not None:
+                    self._raft.want_commit(peer_id, index)
                 self._send(peer_id, {"type": "read_response", "number": number, "ok": confirmed, "index": index or 0})
 
         if not self._raft.read_index(answer):

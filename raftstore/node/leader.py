@@ -55,7 +55,7 @@ class LeaderDuties:
         self._batch_ops_max = batch_ops_max
         self._entry_bytes_max = entry_bytes_max
         self._sweep_max = min(SWEEP_MAX, entry_bytes_max // SWEEP_CANDIDATE_BYTES)
-        self._forwarded: deque[tuple[bytes, int]] = deque()
+        self._forwarded: deque[tuple[bytes, int, str]] = deque()  # group, its op count, its sender
         self._resume_term = 0
         self._sweeping = False
         self._configuring = False
@@ -74,7 +74,7 @@ class LeaderDuties:
         ops = is_well_formed_group(group, node_id, incarnation, self._batch_ops_max)
         if ops is None or len(group) > self._entry_bytes_max:
             return False
-        self._forwarded.append((group, ops))
+        self._forwarded.append((group, ops, node_id))
         return True
 
     # --- batches ---------------------------------------------------------------------------------------------
@@ -90,12 +90,14 @@ class LeaderDuties:
             return self._resume()
         proposed = False
         while raft.last_log_index - raft.last_applied < ENTRIES_IN_FLIGHT_MAX:
-            groups, ops = self._gather()
+            groups, ops, senders = self._gather()
             if not groups:
                 break
-            wall_ms = self._clock.wall_ms()
-            if raft.propose(join_batch(self._stamp_ms(), wall_ms, None, groups)) is None:
+            index = raft.propose(join_batch(self._stamp_ms(), self._clock.wall_ms(), None, groups))
+            if index is None:
                 break
+            for sender in senders:
+                raft.want_commit(sender, index)  # its callers wait for what its replica makes of it
             self.batches += 1
             self.batched_ops += ops
             proposed = True
@@ -104,20 +106,23 @@ class LeaderDuties:
     def _stamp_ms(self) -> int:
         return max(self._replica.machine.clock_ms, self._cluster_clock.now_ms())
 
-    def _gather(self) -> tuple[list[bytes], int]:
+    def _gather(self) -> tuple[list[bytes], int, list[str]]:
+        """Groups for one batch, how many ops they hold, and which other nodes sent them."""
         room = self._entry_bytes_max - GROUP_HEADER_BYTES
         own, total = self._take_own_group(self._batch_ops_max, room)
         groups = [own] if own else []
+        senders: list[str] = []
         room -= len(own)
         while self._forwarded and total < self._batch_ops_max:
-            group, ops = self._forwarded[0]
+            group, ops, sender = self._forwarded[0]
             if groups and (len(group) > room or total + ops > self._batch_ops_max):
                 break
             self._forwarded.popleft()
             groups.append(group)
+            senders.append(sender)
             room -= len(group)
             total += ops
-        return groups, total
+        return groups, total, senders
 
     def _resume(self) -> bool:
         """First entry of a leader without an anchor: cluster time goes on from here, and leases start anew.

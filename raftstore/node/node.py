@@ -93,6 +93,7 @@ class Node:
             self.config, self.node_id, insecure=self._insecure, clock=self._clock, dispatcher=self._dispatcher
         )
         self._inbox = Inbox(self._loop, lambda: runtime.end_of_inputs())
+        runtime.answers_ready = self._flush_outlets
         try:
             await self._on_loop(self._runtime.open())
             if wait_ms is not None:
@@ -182,6 +183,10 @@ class Node:
         finally:
             self._waiting.discard(future)
         return session_or_raise(answer, runtime.op_id(ticket))
+
+    def _flush_outlets(self) -> None:
+        for outlet in list(self._outlets.values()):
+            outlet.flush()
 
     def _outlet_to(self, loop: asyncio.AbstractEventLoop) -> Outlet:
         outlet = self._outlets.get(loop)

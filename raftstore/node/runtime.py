@@ -79,6 +79,7 @@ class Runtime:
         self.failed: tuple[str, str] | None = None
         self.is_open = False
         self.drain_job: procedures.Drain | None = None
+        self.answers_ready: Callable[[], None] = lambda: None  # an entry was applied: its answers can go to callers
         self._insecure = insecure
         self._dispatcher = dispatcher
         self._stop_task: asyncio.Task[None] | None = None
@@ -371,6 +372,7 @@ class Runtime:
             self.core.detach_late(record)
 
     def audited(self, index: int, first_number: int, events: list[tuple[Any, ...]], head: bytes) -> None:
+        self.answers_ready()  # before anything else of this step: the callers' threads take a while to wake up
         self.audit.append(index, first_number, events, head)
         self.events_stream.wake()
 

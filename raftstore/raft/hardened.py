@@ -128,7 +128,10 @@ class HardenedSyncObj(Snapshots):
         """When `step` must run at the latest, in local monotonic nanoseconds; at once while entries wait."""
         if self.last_applied < self.commit_index and not self._is_installing():
             return self.clock.now_ns()
-        return self._heartbeat_due_ns if self.role == LEADER else self._election_deadline_ns
+        if self.role != LEADER:
+            return self._election_deadline_ns
+        notice = self._notice_due_ns()
+        return self._heartbeat_due_ns if notice is None else min(notice, self._heartbeat_due_ns)
 
     def _SyncObj__applyLogEntries(self) -> bool:
         """Apply what is committed, at most `apply_entries_max` entries, in order and each once."""

@@ -26,6 +26,7 @@ class Progress:
         "match",
         "moved_ns",
         "next",
+        "notice_due_ns",
         "paused",
         "probed",
         "promoted",
@@ -35,6 +36,7 @@ class Progress:
         "snapshot_index",
         "snapshot_sent",
         "state",
+        "wanted_commit",
     )
 
     def __init__(self, last_index: int, now_ns: int) -> None:
@@ -50,6 +52,8 @@ class Progress:
         self.received_ns = now_ns  # our clock when it was last heard: for people only
         self.acked_probe = 0
         self.sent_commit = 0
+        self.wanted_commit = 0  # an entry that the follower waits for: it hears of its commit at once
+        self.notice_due_ns = 0  # when it hears of a newer commit index at the latest; 0: it knows the newest
         self.learner = 0  # 0: a voter; otherwise the number a wiped member chose at its start
         self.learner_since = 0  # index of an entry that was appended after we heard of its loss
         self.promoted = 0  # the learner number under which it became a voter again

@@ -86,6 +86,7 @@ class Replication(Elections):
     def _send_heartbeat(self, peer: str, now: int) -> None:
         progress = self._progress[peer]
         progress.sent_commit = min(self.commit_index, progress.match)
+        progress.notice_due_ns = 0
         self._send(
             peer,
             {
@@ -120,7 +121,29 @@ class Replication(Elections):
         while self._may_append(progress):
             self._send_append(peer, progress, now)
         if min(self.commit_index, progress.match) > progress.sent_commit:
+            self._tell_commit(peer, progress, now)
+
+    def _tell_commit(self, peer: str, progress: Progress, now: int) -> None:
+        """A newer commit index: at once for a follower that waits for it, else with what comes next, or soon."""
+        if progress.wanted_commit > progress.sent_commit or 0 < progress.notice_due_ns <= now:
             self._send_heartbeat(peer, now)
+        elif progress.notice_due_ns == 0:
+            progress.notice_due_ns = now + self.timing.commit_notice_ns
+
+    def want_commit(self, peer: str, index: int) -> None:
+        """Something at that follower waits until `index` is applied there."""
+        progress = self._progress.get(peer)
+        if progress is not None:
+            progress.wanted_commit = max(progress.wanted_commit, index)
+
+    def _notice_due_ns(self) -> int | None:
+        """When the first follower has to hear of a newer commit index."""
+        dues = [
+            progress.notice_due_ns
+            for peer, progress in self._progress.items()
+            if progress.notice_due_ns and progress.state != SNAPSHOT and self.is_connected(peer)
+        ]
+        return min(dues, default=None)
 
     def _may_append(self, progress: Progress) -> bool:
         if progress.state == PROBE:
@@ -143,6 +166,8 @@ class Replication(Elections):
             progress.moved_ns = now
         progress.sent(entries[-1][1] if entries else previous, sum(entry_bytes(e) for e in entries))
         progress.sent_commit = max(progress.sent_commit, min(self.commit_index, previous + len(entries)))
+        if progress.sent_commit >= min(self.commit_index, progress.match):
+            progress.notice_due_ns = 0
         self._send(
             peer,
             {

@@ -79,7 +79,12 @@ class OsDisk:
             return
         parent = os.path.dirname(os.path.abspath(path))
         self.makedirs(parent)
-        os.mkdir(path, mode=0o700)
+        try:
+            os.mkdir(path, mode=0o700)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
+            # another node of this machine was quicker; it may not have synced the parent yet
         self.sync_dir(parent)
 
     def rename(self, old: str, new: str) -> None:

@@ -154,7 +154,7 @@ def test_h3_acknowledgements_of_an_older_term_count_nothing(stock, ours):
         c.isolate("A")
         c.isolate("D")
         c.connect_all("BCE")
-        _ = c.elect("C", "BE") or c.elect("C", "BE")
+        _ = any(c.elect("C", "BE") for _ in range(4))
         c.settle("C", "BCE", 6)
         second = c.acquire("C", "s", "two")
         c.settle("C", "BCE", 6)

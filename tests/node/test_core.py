@@ -284,7 +284,7 @@ def test_a_process_whose_renewal_is_refused_as_a_former_one_stops() -> None:
     assert node.do(requests_of(world).create("s", BINDING, None, None, None)).reason is None
     node.superseded = lambda incarnation: None  # type: ignore[method-assign]
     newer = pack_group(node.node_id, node.cor.incarnation + 1, 0, [join(1, 2**50)])
-    leader.cor.leader._forwarded.append((newer, 1))
+    leader.cor.leader._forwarded.append((newer, 1, node.node_id))
     assert world.run_until(lambda: node.failed is not None, 5_000)
     assert node.failed is not None and node.failed.startswith("NODE_FENCED")
     assert not node.owns("s") and ("s", 1, "NODE_FENCED") in node.fenced_log

@@ -23,6 +23,10 @@ class FakeRaft:
         self.last_log_index = 10
         self.last_applied = 10
         self.proposed: list[list[Any]] = []
+        self.wanted: list[tuple[str, int]] = []
+
+    def want_commit(self, peer: str, index: int) -> None:
+        self.wanted.append((peer, index))
 
     def propose(self, data: bytes) -> int | None:
         batch = commands.decode_batch(data)

@@ -49,25 +49,29 @@ def test_a_caller_that_left_takes_a_later_binding_along_only_with_notice() -> No
     assert isinstance(left.answer, Answer) and not node.owns("s") and fenced == [("s", 1)]
 
 
-def leaderless_hour(seed: int) -> bool:
-    """Whether the restarted node led afterwards, rather than the one that was up all the time."""
+def leaderless_hour(seed: int) -> None:
+    """The restarted node has the longer log, so that it leads, and not the one that was up all the time."""
     world = ready_world(seed)
     witness, down, restarted = sorted(world.nodes.values(), key=lambda n: n.node_id == world.leader)
     assert witness.do(requests_of(world).create("s", BINDING, 60_000, None, None)).reason is None
     world.run(200)
     down.crash()
+    world.cut([restarted.node_id], notice_ms=1_000)
+    restarted.submit(requests_of(world).create("unheard-of", BINDING, None, None, None))
+    world.run(5)
     restarted.crash()
+    world.cut_pairs.clear()
     restarted.wall_offset_ms = -86_400_000  # the clock on the wall is not asked
     world.run(3_600_000)
     restarted.restart()
     world.wait_ready()
-    led = world.leader == restarted.node_id
+    assert world.leader == restarted.node_id
     assert world.run_until(lambda: witness.record("s").state == SessionState.TERMINATED)
     assert witness.record("s").reason == "TTL_EXPIRED"
     assert 3_600_000 < witness.cor.replica.machine.clock_ms < 3_640_000
-    return led
 
 
 def test_time_without_a_leader_counts_when_a_witness_of_it_elects_the_next() -> None:
     """Two of three are down for an hour; the one that comes back and leads takes the time from the one that was up."""
-    assert True in [leaderless_hour(seed) for seed in range(1, 7)]
+    for seed in range(1, 4):
+        leaderless_hour(seed)

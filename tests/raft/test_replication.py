@@ -264,3 +264,27 @@ def test_a_slow_follower_disk_costs_no_quorum():
     assert leader.raft.commit_index < index
     cluster.auto_sync = True
     cluster.run_until(lambda: leader.raft.commit_index >= index, 1000)
+
+
+def test_whoever_waits_for_an_entry_hears_of_its_commit_at_once():
+    """Others hear with the next message, or after `commit_notice_ns`: idle followers cost a busy leader nothing."""
+    node = Alone()
+    node.lead()
+    node.hear("b", ack(1, 1))
+    node.hear("c", ack(1, 1))
+    index = node.raft.propose(b"x")
+    node.member.sync()
+    node.raft.want_commit("b", index)
+    node.hear("c", ack(1, index))
+    node.take()
+    node.hear_only("b", ack(1, index))
+    node.member.step()
+    node.member.sync()
+    told = {peer for _, peer, m in node.take() if m["type"] == "heartbeat" and m["commit_index"] == index}
+    assert told == {"b"}
+    assert node.raft.next_deadline_ns() <= node.member.clock.now_ns() + node.raft.timing.commit_notice_ns
+    node.cluster.now += node.raft.timing.commit_notice_ns
+    node.member.step()
+    node.member.sync()
+    told = {peer for _, peer, m in node.take() if m["type"] == "heartbeat" and m["commit_index"] == index}
+    assert told == {"c"}
