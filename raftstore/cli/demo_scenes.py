@@ -368,7 +368,7 @@ class Demo:
         )
 
     async def _owned_by(self, node_id: str) -> int:
-        status = await self.clients["vpn-1"].status()
+        status = await self.clients[node_id].status()  # its own replica: the others may be a moment behind
         return sum(int(n["sessions"]) for n in status["nodes"] if n["node"] == node_id)
 
     async def audit(self) -> None:
