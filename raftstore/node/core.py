@@ -202,8 +202,10 @@ class Core:
         """Storage has made everything up to this job durable."""
         self.raft.on_durable(job)
         self.outbox.on_durable(job)
-        self.ask_step()
-        self.end_of_inputs()
+        self._links.flush()
+        if self.raft.role == LEADER:  # nobody else's commit index waits for the own disk
+            self.ask_step()
+            self.end_of_inputs()
 
     def is_fresh(self) -> bool:
         """Whether this node has never promised anything: no log, no snapshot, no term."""
@@ -246,6 +248,8 @@ class Core:
         now = self.clock.now_ns()
         if now >= self._tick_due_ns:
             self._tick(now)
+        if self.raft.role == LEADER:
+            self.leader.propose()
         self.raft.step()
         self.reads.applied(self.raft.last_applied)
         self.courier.follow_leader(now)
