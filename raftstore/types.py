@@ -71,6 +71,7 @@ class Session(NamedTuple):
     freeze_by_ms: int | None = None
     target: str | None = None
     reason: str | None = None
+    policy: str = "deny"  # what becomes of it when its owner is lost (ownership model, section 5)
 
     def as_dict(self) -> dict[str, Any]:
         """The session as plain JSON types, with the state by name."""
@@ -87,6 +88,7 @@ class Session(NamedTuple):
             "freeze_by_ms": self.freeze_by_ms,
             "target": self.target,
             "reason": self.reason,
+            "policy": self.policy,
         }
 
 

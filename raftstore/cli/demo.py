@@ -14,13 +14,22 @@ from rich.table import Table
 
 from raftstore.cli.demo_cluster import DemoCluster
 from raftstore.cli.demo_scenes import Demo, Promises
+from raftstore.cli.demo_terminate import TerminateDemo
+from raftstore.config.tables import POLICIES
 from raftstore.errors import RaftstoreError
 
 SCENE_WIDTH = 100
 
 
 @click.command()
-def demo() -> None:
+@click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    default="deny",
+    show_default=True,
+    help="What becomes of sessions whose owner is lost: they wait (deny), or end for good (terminate).",
+)
+def demo(policy: str) -> None:
     """Show the promise on three real node processes: about half a minute, no root, nothing left behind.
 
     Starts a cluster on loopback with certificates of its own in a temporary directory, then creates, races, migrates,
@@ -31,7 +40,7 @@ def demo() -> None:
     console = Console(width=SCENE_WIDTH, highlight=False)
     begun = time.monotonic()
     try:
-        promises = asyncio.run(_run(console))
+        promises = asyncio.run(_run(console, policy))
     except KeyboardInterrupt:
         console.print("interrupted; the processes are stopped and their files removed")
         sys.exit(1)
@@ -47,7 +56,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-async def _run(console: Console) -> Promises:
+async def _run(console: Console, policy: str) -> Promises:
     number = 0
 
     def title(text: str) -> None:
@@ -59,8 +68,9 @@ async def _run(console: Console) -> Promises:
         console.print(f"   {text}", markup=False)
 
     console.print("starting three node processes with certificates and directories of their own ...")
-    async with DemoCluster() as cluster:
-        return await Demo(cluster, say, title).run()
+    scenes = TerminateDemo if policy == "terminate" else Demo
+    async with DemoCluster(policy=policy) as cluster:
+        return await scenes(cluster, say, title).run()
 
 
 def _table(promises: Promises) -> Table:

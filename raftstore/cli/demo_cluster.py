@@ -23,6 +23,8 @@ START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 6.0
 POLL_S = 0.02
 SETTINGS = """\
+partition_policy = "{policy}"
+
 [timing]
 lease_ttl_ms = 2000
 
@@ -39,7 +41,8 @@ class DemoFailed(RaftstoreError):  # noqa: N818 - says what happened
 class DemoCluster:
     """Three processes in a temporary directory. `async with` starts them and leaves nothing behind."""
 
-    def __init__(self, size: int = 3) -> None:
+    def __init__(self, size: int = 3, *, policy: str = "deny") -> None:
+        self._policy = policy
         self.node_ids = [f"vpn-{i}" for i in range(1, size + 1)]
         self.directory = Path()
         self.clients: dict[str, Client] = {}
@@ -48,7 +51,7 @@ class DemoCluster:
     async def __aenter__(self) -> DemoCluster:
         self.directory = temporary_directory()
         try:
-            self.config = write_cluster(self.directory, "demo", self.node_ids, SETTINGS)
+            self.config = write_cluster(self.directory, "demo", self.node_ids, SETTINGS.format(policy=self._policy))
             for node_id in self.node_ids:
                 self.clients[node_id] = Client(f"unix:{self.directory}/run/{node_id}.sock", timeout_s=8)
                 self.start(node_id)

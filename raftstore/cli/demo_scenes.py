@@ -22,6 +22,7 @@ from raftstore.types import Binding, Reason, Session, SessionState
 
 SESSIONS = 60
 RACES = 20
+GUESTS = 5
 WAIT_S = 15.0
 NOTICE_SLACK_MS = 250  # between the end of the lease and the poll of this process that sees it
 
@@ -131,9 +132,12 @@ class Demo:
             await asyncio.sleep(POLL_S)
         raise DemoFailed(f"waited {WAIT_S:g} s in vain: {what}")
 
-    async def _attached(self, node_id: str, session_id: str, ttl_ms: int | None = None) -> Session:
+    async def _attached(
+        self, node_id: str, session_id: str, ttl_ms: int | None = None, policy: str | None = None
+    ) -> Session:
         async def once() -> Session:
-            return await self.clients[node_id].create(session_id, binding=self._binding(), ttl_ms=ttl_ms)
+            client = self.clients[node_id]
+            return await client.create(session_id, binding=self._binding(), ttl_ms=ttl_ms, policy=policy)
 
         session: Session = await self._until(f"{node_id} creates {session_id}", once)
         self.watcher.watch(session_id)
@@ -255,7 +259,7 @@ class Demo:
             lease_ms > 0 and fenced_ms <= lease_ms + NOTICE_SLACK_MS,
             f"{fenced_ms:.0f} ms after the cut, {lease_ms} ms of lease left",
         )
-        await self._heal(session)
+        await self.heal(session)
 
     async def _refused(self, session_id: str, session: Session) -> tuple[float, str]:
         """How long vpn-3 takes to refuse a reattach, and with which reason."""
@@ -268,7 +272,7 @@ class Demo:
             return (time.perf_counter() - begun) * 1000, str(refusal.reason)
         return (time.perf_counter() - begun) * 1000, "accepted"
 
-    async def _heal(self, session: Session) -> None:
+    async def heal(self, session: Session) -> None:
         await self.clients["vpn-3"].isolate([])
         await self.cluster.wait_ready("vpn-3")
         seen = [await self.clients[n].get("islander") for n in self.cluster.node_ids]
@@ -288,7 +292,7 @@ class Demo:
 
     async def kill_owner(self) -> None:
         self.title("kill -9 of an owner, and failover")
-        session = await self._attached("vpn-2", "orphan")
+        session = await self._attached("vpn-2", "orphan", policy="deny")
         self.cluster.kill("vpn-2")
         killed = time.perf_counter()
         self.say(f"vpn-2 (owner of {session.session_id}) is killed; vpn-1 tries to fail over right away")
@@ -355,6 +359,8 @@ class Demo:
 
     async def drain(self) -> None:
         self.title("vpn-3 is drained for maintenance")
+        for i in range(GUESTS):
+            await self._attached("vpn-3", f"guest-{i}")
         before = await self._owned_by("vpn-3")
         report = await self.clients["vpn-3"].drain()
         after = await self._owned_by("vpn-3")

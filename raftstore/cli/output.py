@@ -104,5 +104,5 @@ def session_pairs(session: Session, now_ms: int | None = None) -> list[tuple[str
         ("freeze ends", when(session.freeze_by_ms)),
     ]
     optional = ("target", "reason", "reattach by", "freeze ends")
-    pairs = [*zip(names, session_row(session), strict=True), *times]
+    pairs = [*zip(names, session_row(session), strict=True), ("policy", session.policy), *times]
     return [(name, value) for name, value in pairs if value is not None or name not in optional]

@@ -29,6 +29,7 @@ def session_from(data: Mapping[str, Any]) -> Session:
         freeze_by_ms=data.get("freeze_by_ms"),
         target=data.get("target"),
         reason=data.get("reason"),
+        policy=_text(data.get("policy", "deny")),
     )
 
 

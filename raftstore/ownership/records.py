@@ -118,6 +118,7 @@ def to_session(record: SessionRecord) -> Session:
         record.freeze_by_ms,
         record.target,
         record.reason,
+        record.policy,
     )
 
 

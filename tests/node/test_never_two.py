@@ -254,3 +254,19 @@ def test_a_binding_that_crosses_with_a_giving_up_is_fenced_and_said() -> None:
     assert leaving.answer is not None and leaving.answer.reason is Reason.VERSION_MISMATCH
     assert not node.owns("s")
     assert ("s", 1, "GIVEN_UP") in node.fenced_log
+
+
+def test_a_session_keeps_the_policy_it_was_created_under() -> None:
+    """Option A and B side by side: of a lost owner's sessions one waits for a failover, the other ends."""
+    world = ready_world(16, policy="terminate")
+    requests = requests_of(world)
+    owner, taker = world.nodes["vpn-1"], world.nodes["vpn-2"]
+    assert owner.do(requests.create("waits", BINDING, None, "deny", None)).reason is None
+    assert owner.do(requests.create("ends", BINDING, None, None, None)).reason is None
+    world.run(100)
+    world.cut(["vpn-1"])
+    assert world.run_until(lambda: taker.record("ends").state == SessionState.TERMINATED)
+    assert world.run_until(lambda: taker.cor.why_refused() is None)
+    assert taker.record("ends").reason == "OWNER_LOST"
+    assert taker.do(requests.failover("waits", 1, BINDING, None)).reason is None
+    assert taker.owns("waits", 2) and not owner.owns("waits") and not owner.owns("ends")
