@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from raftstore.node.core import Core
 
 KEEP_ENTRIES = 10_000  # kept in memory behind a snapshot, so that a slow follower needs none
+KEEP_BYTES = 32 << 20  # and not more than this
 HEALTH_STALL_NS = 5_000_000_000  # a group commit that takes longer counts as a disk that does not answer
 AUDIT_WAIT_S = 10.0  # for the audit files, before a snapshot is put off
 PUT_OFF_FACTOR = 8  # beyond so many times the usual interval the log is cut all the same: memory is bounded
@@ -284,9 +285,9 @@ class Persistence:
     def _cut_log(self, core: Core, info: SnapshotInfo) -> None:
         """Forget what the snapshot covers: in memory but for some entries, on disk behind the snapshot before it."""
         previous, self._last_snapshot_index = self._last_snapshot_index, info.index
-        keep_from = min(info.index, core.raft.last_applied) - KEEP_ENTRIES
-        if keep_from > self.journal.base_index:
-            core.raft.compact(keep_from)
+        base = self.journal.base_that_keeps(min(info.index, core.raft.last_applied), KEEP_ENTRIES, KEEP_BYTES)
+        if base > self.journal.base_index:
+            core.raft.compact(base)
         self._worker.drop_through(previous)
 
     def _installed(self, info: SnapshotInfo, machine: Machine) -> None:

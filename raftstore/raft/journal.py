@@ -94,6 +94,17 @@ class HardenedJournal(Journal):  # type: ignore[misc]  # the library ships no ty
             end += 1
         return log[position:end]
 
+    def base_that_keeps(self, last: int, entries_max: int, bytes_max: int) -> int:
+        """The base under which the newest entries up to `last` stay, as many as fit both bounds."""
+        position = last - self._log[0][1]
+        lowest, total = max(0, position - entries_max), 0
+        while position > lowest:
+            total += len(self._log[position][0])
+            if total > bytes_max:
+                break
+            position -= 1
+        return self._log[position][1]
+
     def first_index_of_term_at(self, index: int) -> int:
         """First index held here of the term that stands at `index` (Raft paper, section 5.3, fast backtracking)."""
         term = self.term_at(index)

@@ -135,3 +135,15 @@ def test_clearing_is_refused():
     """The stock way to throw a log away does not exist here (H6b)."""
     with pytest.raises(NotImplementedError):
         journal(3).clear()
+
+
+@pytest.mark.parametrize(
+    ("last", "entries_max", "bytes_max", "base"),
+    [(10, 3, 1000, 7), (10, 100, 1000, 0), (10, 100, 50, 5), (10, 100, 9, 10), (4, 2, 1000, 2), (10, 0, 1000, 10)],
+)
+def test_the_newest_entries_stay_within_both_bounds(last, entries_max, bytes_max, base):
+    """A cut leaves what a slow follower may still need, by number and by size; an entry too big for it goes."""
+    journal = HardenedJournal(MemoryStorage())
+    for index in range(1, 11):
+        journal.add(bytes(10), index, 1)
+    assert journal.base_that_keeps(last, entries_max, bytes_max) == base
