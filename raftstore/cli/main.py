@@ -11,6 +11,7 @@ from raftstore.cli.config import config
 from raftstore.cli.demo import demo
 from raftstore.cli.init import init
 from raftstore.cli.node import drain, leader, outcome
+from raftstore.cli.route import route
 from raftstore.cli.run import run
 from raftstore.cli.session import session
 from raftstore.cli.status import status
@@ -23,7 +24,7 @@ def main() -> None:
     """Which node owns the session now, provably.
 
     A small cluster of nodes agrees on one owner per session. These commands set up a cluster, run its nodes, look at
-    it and steer it; all but `run`, `init`, `wal` and `config` talk to a running node's API.
+    it and steer it; all but `run`, `init`, `route`, `wal` and `config` talk to a running node's API.
 
     \b
     See it work, in half a minute:
@@ -47,5 +48,5 @@ def main() -> None:
     """
 
 
-for command in (init, run, status, session, drain, leader, outcome, audit, wal, config, cert, demo, bench):
+for command in (init, run, status, session, route, drain, leader, outcome, audit, wal, config, cert, demo, bench):
     main.add_command(command)

@@ -67,7 +67,7 @@ class ClusterConfig:
             "cluster": self.cluster,
             "strategy": self.strategy,
             "partition_policy": self.partition_policy,
-            "nodes": sorted([node.id, str(node.peer)] for node in self.nodes),
+            "nodes": sorted((node.id, str(node.peer), node.weight) for node in self.nodes),
         }
         for table in TABLES:
             values = getattr(self, table)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raftstore.config.addresses import Address, ApiEndpoint
-from raftstore.config.tables import POLICIES, STRATEGIES, TABLES, Limits, Sessions, Storage, Timing
+from raftstore.config.tables import POLICIES, STRATEGIES, TABLES, WEIGHT_MAX, Limits, Sessions, Storage, Timing
 from raftstore.errors import ConfigError
 
 CONFIG_BYTES_MAX = 1 << 20  # a larger file is not a configuration
@@ -24,7 +24,7 @@ NODE_COUNTS = (1, 3, 5, 7)
 _NODE_ID = re.compile(r"[a-z0-9-]{1,32}\Z")
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _TOP_KEYS = ("cluster", "strategy", "partition_policy", "node", *TABLES)
-_NODE_KEYS = ("id", "peer", "bind", "api", "data_dir", "cert", "key")
+_NODE_KEYS = ("id", "peer", "bind", "api", "weight", "data_dir", "cert", "key")
 _T = TypeVar("_T")
 
 
@@ -40,6 +40,7 @@ class NodeConfig:
     audit_dir: Path
     cert: Path
     key: Path
+    weight: int  # its share of the sessions, relative to the others; the default is 1
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -200,6 +201,8 @@ class Reader:
             raise self.fail("node", *_count_problem(len(tables)))
         nodes = tuple(self.node(i, table, values) for i, table in enumerate(tables, 1))
         self.check_unique(nodes)
+        if not any(node.weight for node in nodes):
+            raise self.fail("node", "every weight is 0: no session would belong anywhere", "give one node a weight")
         return nodes
 
     def node(self, i: int, table: Mapping[str, Any], values: dict[str, Any]) -> NodeConfig:
@@ -210,7 +213,8 @@ class Reader:
         where = f"node {node_id}"
         self.known(where, table, _NODE_KEYS)
         for key, value in table.items():
-            self.text(f"{where}.{key}", value)
+            if key != "weight":
+                self.text(f"{where}.{key}", value)
         if "peer" not in table:
             raise self.fail(
                 f"{where}.peer", "missing", 'the address that the other nodes dial, such as "10.0.0.1:7400"'
@@ -227,7 +231,13 @@ class Reader:
             audit_dir=self.base_dir / audit / node_id if audit else data_dir / "audit",
             cert=self.base_dir / table["cert"] if "cert" in table else tls_dir / f"{node_id}.pem",
             key=self.base_dir / table["key"] if "key" in table else tls_dir / f"{node_id}.key",
+            weight=self.weight(f"{where}.weight", table.get("weight", 1)),
         )
+
+    def weight(self, key: str, value: Any) -> int:
+        if type(value) is int and 0 <= value <= WEIGHT_MAX:
+            return value
+        raise self.fail(key, f"bad value {value!r}", f"an integer from 0 to {WEIGHT_MAX}")
 
     def address(self, key: str, text: str) -> Address:
         try:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 STRATEGIES = ("shared",)
 POLICIES = ("deny", "terminate")
+WEIGHT_MAX = 1_000  # of a node, relative to the others; 0 gets no session
 
 
 def _num(default: int, low: int, high: int, *, shared: bool = False) -> Any:

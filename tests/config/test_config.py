@@ -61,7 +61,7 @@ def test_example_states_every_range_and_every_shared_key() -> None:
 def test_example_shows_every_optional_node_key() -> None:
     """The optional keys of [[node]] are shown, commented out."""
     text = EXAMPLE.read_text()
-    for key in ("bind", "api", "data_dir", "cert", "key"):
+    for key in ("bind", "api", "weight", "data_dir", "cert", "key"):
         assert f"\n# {key} = " in text, key
 
 
@@ -167,6 +167,11 @@ BAD_NODE = [
     ({"api": "tcp-insecure:10.0.0.1:80"}, "plain TCP is for loopback only, 10.0.0.1 is not"),
     ({"api": "unix:run/vpn-1.sock"}, "node vpn-2.api: unix:/etc/raftstore/run/vpn-1.sock is also that of vpn-1"),
     ({"data_dir": "data/vpn-1"}, "node vpn-2.data_dir: /etc/raftstore/data/vpn-1 is also that of vpn-1"),
+    ({"weight": 1001}, "node vpn-2.weight: bad value 1001 (an integer from 0 to 1000)"),
+    ({"weight": -1}, "node vpn-2.weight: bad value -1"),
+    ({"weight": True}, "node vpn-2.weight: bad value True"),
+    ({"weight": "1"}, "node vpn-2.weight: bad value '1'"),
+    ({"weight": 1.0}, "node vpn-2.weight: bad value 1.0"),
     ({"pear": "h:1"}, "node vpn-2.pear: unknown key (did you mean 'peer'?)"),
 ]
 
@@ -255,6 +260,19 @@ def test_digest_covers_members_but_not_their_order_or_local_addresses() -> None:
     data["node"][0]["peer"] = "127.0.0.1:1"
     assert ClusterConfig.from_dict(data).digest() != base.digest()
     assert config(cluster="other").digest() != base.digest()
+
+
+def test_weights_are_shared_and_one_unless_given() -> None:
+    """A node's share is 1 by default, all nodes must agree on it, and one node at least has some."""
+    assert [node.weight for node in config().nodes] == [1, 1, 1]
+    data = three_nodes()
+    data["node"][0]["weight"] = 1
+    assert ClusterConfig.from_dict(data).digest() == config().digest()
+    data["node"][0]["weight"] = 1000
+    assert ClusterConfig.from_dict(data).digest() != config().digest()
+    for node in data["node"]:
+        node["weight"] = 0
+    assert "node: every weight is 0" in problem_of(data)
 
 
 def test_machine_params_are_those_of_the_file() -> None:
