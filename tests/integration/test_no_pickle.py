@@ -5,29 +5,12 @@ import sys
 from pathlib import Path
 
 import raftstore
+from tests.poisoned import POISONED
 
-RUN = """
-import asyncio, pickle, socket, sys
-import pysyncobj.pickle  # changes the tables of the unpickler when it is imported, before they are poisoned
-
-class Poisoned(BaseException):
-    pass
-
-def poisoned(*args, **kwargs):
-    raise Poisoned("something was unpickled")
-
-class PoisonedUnpickler(pickle.Unpickler):
-    load = poisoned
-
-pickle.loads = pickle.load = pickle._loads = pickle._load = pickle._Unpickler.load = poisoned
-pickle.Unpickler = PoisonedUnpickler
-pysyncobj.pickle.loads = pysyncobj.pickle.load = poisoned
-
-import importlib, pkgutil
-import raftstore
-for module in pkgutil.walk_packages(raftstore.__path__, "raftstore."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+RUN = (
+    POISONED
+    + """
+import asyncio, socket, sys
 from raftstore import Binding, ClusterConfig, Node
 
 with socket.create_server(("127.0.0.1", 0)) as free:
@@ -53,6 +36,7 @@ async def main():
 asyncio.run(main())
 print("done")
 """
+)
 
 
 def test_a_node_lives_and_restarts_where_unpickling_is_poisoned(tmp_path):

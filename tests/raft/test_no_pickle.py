@@ -5,29 +5,12 @@ import sys
 from pathlib import Path
 
 import raftstore
+from tests.poisoned import POISONED
 
-RUN = """
-import pickle, sys
-import pysyncobj.pickle  # changes the tables of the unpickler when it is imported, before they are poisoned
-
-class Poisoned(BaseException):
-    pass
-
-def poisoned(*args, **kwargs):
-    raise Poisoned("something was unpickled")
-
-class PoisonedUnpickler(pickle.Unpickler):
-    load = poisoned
-
-pickle.loads = pickle.load = pickle._loads = pickle._load = pickle._Unpickler.load = poisoned
-pickle.Unpickler = PoisonedUnpickler
-pysyncobj.pickle.loads = pysyncobj.pickle.load = poisoned
-
-import importlib, pkgutil
-import raftstore
-for module in pkgutil.walk_packages(raftstore.__path__, "raftstore."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+RUN = (
+    POISONED
+    + """
+import sys
 
 sys.path.insert(0, sys.argv[1])
 from raft_cluster import Cluster
@@ -54,6 +37,7 @@ assert len({tuple(cluster.payloads(i)) for i in cluster.ids}) == 1
 assert len(cluster.payloads("a")) == 42
 print("done")
 """
+)
 
 
 def test_a_cluster_runs_where_unpickling_is_poisoned():
