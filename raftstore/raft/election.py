@@ -11,6 +11,7 @@ vote per term before its answer leaves, and a voter that forgot its vote is no v
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from raftstore.raft.seams import CANDIDATE, FOLLOWER, LEADER, Seams
 Message = dict[str, Any]
 
 
-class Elections(Seams):
+class Elections(Seams, ABC):
     """The part of the node that campaigns and votes."""
 
     def _prepare_elections(self, cluster_ms: Callable[[], int | None]) -> None:
@@ -34,14 +35,14 @@ class Elections(Seams):
         self.witness_ms = 0  # and the latest that such a voter told
 
     # --- hooks of the other parts ---------------------------------------------------------------------
-    def _lead(self, now: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _lead(self, now: int) -> None: ...
 
-    def _stop_leading(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _stop_leading(self) -> None: ...
 
-    def _is_installing(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _is_installing(self) -> bool: ...
 
     # --- timing -----------------------------------------------------------------------------------------
     def _reset_election_deadline(self, now: int) -> None:

@@ -10,6 +10,7 @@ elect a leader with the lost vote, and this one now holds an entry such a candid
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 from raftstore.raft.election import Elections, Message
@@ -32,11 +33,11 @@ class Replication(Elections):
         self._stale_acks = 0
 
     # --- hooks of the other parts -----------------------------------------------------------------------
-    def _send_snapshot(self, peer: str, progress: Progress) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _send_snapshot(self, peer: str, progress: Progress) -> None: ...
 
-    def _confirm_reads(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _confirm_reads(self) -> None: ...
 
     # --- leading -------------------------------------------------------------------------------------------
     def _lead(self, now: int) -> None:

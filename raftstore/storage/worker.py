@@ -11,6 +11,7 @@ Leaves to the node what to do when the disk fails (stop) or the backlog is full 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -31,7 +32,7 @@ ASIDE_JOBS_MAX = 16
 SNAPSHOT_PAUSE_S = 0.0005  # between two steps of a snapshot: the other threads' turn
 
 
-class Worker:
+class Worker(ABC):
     """What both workers share: numbering, the backlog, and the jobs. All methods on the loop's thread.
 
     `post(f)` must make the loop's thread call `f()`, in order. `on_durable(number)`: every job up to that one is
@@ -224,11 +225,11 @@ class Worker:
             self._on_space(free_bytes)
 
     # --- how jobs get to where they are done -------------------------------------------------------------
-    def _put(self, item: tuple[int, Job, int]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _put(self, item: tuple[int, Job, int]) -> None: ...
 
-    def _put_aside(self, steps: Step) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _put_aside(self, steps: Step) -> None: ...
 
 
 class StorageWorker(Worker):
