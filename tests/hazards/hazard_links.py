@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,7 +27,7 @@ class Told:
         return (True, OK) in self.calls
 
 
-class Links:
+class Links(ABC):
     """Queues of encoded messages, one per direction; nothing moves by itself."""
 
     ids: tuple[str, ...]
@@ -35,14 +36,14 @@ class Links:
         self.queues: dict[tuple[str, str], collections.deque[bytes]] = collections.defaultdict(collections.deque)
         self.up: set[tuple[str, str]] = set()
 
-    def _connected(self, a: str, b: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _connected(self, a: str, b: str) -> None: ...
 
-    def _disconnected(self, a: str, b: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _disconnected(self, a: str, b: str) -> None: ...
 
-    def inject(self, a: str, b: str, raw: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def inject(self, a: str, b: str, raw: bytes) -> None: ...
 
     def send(self, a: str, b: str, raw: bytes) -> bool:
         if (a, b) in self.up:

@@ -1,7 +1,7 @@
 """Lets the tests of this directory import `real_cluster`, and shows what the nodes logged when a test fails."""
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,20 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from real_cluster import RealCluster
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[RealCluster]:
+    """Three nodes for the tests of one file."""
+    with RealCluster() as real:
+        yield real
+
+
+@pytest.fixture
+def cluster(shared: RealCluster) -> RealCluster:
+    """All of it up and serving, whatever a test before may have left."""
+    shared.heal()
+    return shared
 
 
 @pytest.hookimpl(wrapper=True)

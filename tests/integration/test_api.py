@@ -2,30 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 
-import pytest
-from real_cluster import RealCluster
 from real_waiting import binding, created, outcome_of, until
 
 from raftstore.errors import Rejected
 from raftstore.types import Reason, SessionState
 
 BIND = {"transport_id": "t1", "proto": "udp", "remote": "198.51.100.7:51820"}
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RealCluster]:
-    """Three nodes that nothing in this file harms."""
-    with RealCluster() as real:
-        yield real
-
-
-@pytest.fixture
-def cluster(shared: RealCluster) -> RealCluster:
-    """All of it up and serving, whatever a test before may have left."""
-    shared.heal()
-    return shared
 
 
 def test_a_session_lives_through_every_transition_at_the_nodes_that_own_it(cluster):

@@ -1,30 +1,14 @@
 """Power cuts of the whole cluster under load, and disks that are lost: nothing acknowledged is lost, or there twice."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
-from real_cluster import RealCluster
 from real_waiting import binding, created, until
 
 from raftstore.errors import RaftstoreError
 
 LOADERS_PER_NODE = 8
 ACKNOWLEDGED_MIN = 300  # before each cut
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RealCluster]:
-    """Three nodes that lose their power and their disks."""
-    with RealCluster() as real:
-        yield real
-
-
-@pytest.fixture
-def cluster(shared: RealCluster) -> RealCluster:
-    """All of it up and serving, whatever a test before may have left."""
-    shared.heal()
-    return shared
 
 
 class Load:

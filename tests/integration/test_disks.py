@@ -2,30 +2,13 @@
 
 import asyncio
 import resource
-from collections.abc import Iterator
 
-import pytest
-from real_cluster import RealCluster
 from real_waiting import binding, created, outcome_of, until
 
 from raftstore.errors import RaftstoreError
 
 FILE_BYTES_MAX = 65_536  # beyond it every write of the node fails, as on a full disk
 SHORT_OF_BYTES = 1 << 40
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RealCluster]:
-    """Three nodes whose disks will give them trouble."""
-    with RealCluster() as real:
-        yield real
-
-
-@pytest.fixture
-def cluster(shared: RealCluster) -> RealCluster:
-    """All of it up and serving, whatever a test before may have left."""
-    shared.heal()
-    return shared
 
 
 def test_a_node_that_cannot_write_its_log_stops_and_the_others_go_on(cluster):

@@ -4,10 +4,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterator
 
-import pytest
-from real_cluster import RealCluster
 from real_waiting import WAIT_S, binding, created, failed_over, outcome_of, until
 
 from raftstore.client.reading import op_id_from
@@ -15,20 +12,6 @@ from raftstore.types import SessionState
 
 REFUSED_WITHIN_MS = 250  # no I/O is involved, but this process and that one wait for the same processors
 COMMITS_AGAIN_WITHIN_S = 10.0
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RealCluster]:
-    """Three nodes; every test leaves them serving."""
-    with RealCluster() as real:
-        yield real
-
-
-@pytest.fixture
-def cluster(shared: RealCluster) -> RealCluster:
-    """All of it up and serving, whatever a test before may have left."""
-    shared.heal()
-    return shared
 
 
 async def no_quorum(client):
