@@ -6,6 +6,8 @@ OutcomeUnknown: it may have; `Node.outcome(op_id)` will tell. (Design: what a ca
 
 from __future__ import annotations
 
+from typing import Any
+
 from raftstore.types import OpId, Reason, Session
 
 
@@ -39,12 +41,38 @@ class InvalidArgument(RaftstoreError, ValueError):  # noqa: N818 - reads as the 
 
 
 class Rejected(RaftstoreError):  # noqa: N818 - an outcome, not a failure
-    """The machine refused; nothing changed. `session` is the session as it stands, where there is one."""
+    """Refused; nothing changed. `session` is the session as it stands, where there is one.
 
-    def __init__(self, reason: Reason, session: Session | None = None) -> None:
-        super().__init__(str(reason))
+    `owner`: the node to ask instead, where the refuser knows it; `detail`: a sentence for people, or empty.
+    `preferred_owner`: the node to which the mapping sends the session, a hint of placement that travels in answers to
+    remote callers; on the node itself `Node.preferred_owner` tells.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        session: Session | None = None,
+        *,
+        owner: str | None = None,
+        detail: str = "",
+        preferred_owner: str | None = None,
+    ) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason = reason
         self.session = session
+        self.owner = owner
+        self.detail = detail
+        self.preferred_owner = preferred_owner
+
+    def as_dict(self) -> dict[str, Any]:
+        """The refusal as plain JSON types; `preferred_owner` among the session's fields, or at the top without one."""
+        hint = {"preferred_owner": self.preferred_owner}
+        body: dict[str, Any] = {"outcome": "rejected", "reason": str(self.reason), "session": None}
+        if self.session is not None:
+            body["session"] = self.session.as_dict() | hint
+            hint = {}
+        given = {"owner": self.owner, "detail": self.detail, **hint}
+        return body | {name: value for name, value in given.items() if value}
 
 
 class Unavailable(RaftstoreError):  # noqa: N818 - an outcome, not a failure

@@ -44,6 +44,7 @@ class Reason(StrEnum):
     LEASE_LOST = "LEASE_LOST"
     NODE_STOPPING = "NODE_STOPPING"
     OVERLOADED = "OVERLOADED"
+    MAPPING_UNSETTLED = "MAPPING_UNSETTLED"
     # what a caller is told when the answer did not come in time
     DEADLINE_PASSED = "DEADLINE_PASSED"
 

@@ -3,13 +3,16 @@
 200 committed; 409 rejected (404 for SESSION_NOT_FOUND); 503 unavailable: refused before proposing; 504 unknown: it may
 have happened, and the op id asks later; 400 invalid input with the field; 413 a body over the bound. (Design: what a
 caller can learn.) 500 is a bug of the node, logged there; what became of an op is then unknown too.
+
+A session is shown with `preferred_owner` among its fields: the node to which the mapping sends it. An answer about a
+session that has none to show has it at the top, so that whoever knocked at the wrong door learns where to go.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -30,17 +33,22 @@ def answer(body: dict[str, Any], status: int = 200) -> web.Response:
     return web.Response(text=text, status=status, content_type="application/json")
 
 
-def committed(session: Session) -> web.Response:
-    return answer({"session": session.as_dict()})
+def session_json(session: Session, preferred_owner: str | None) -> dict[str, Any]:
+    return session.as_dict() | {"preferred_owner": preferred_owner}
 
 
-def rejected(reason: Reason, session: Session | None) -> web.Response:
-    body = {
-        "outcome": "rejected",
-        "reason": str(reason),
-        "session": None if session is None else session.as_dict(),
-    }
-    return answer(body, 404 if reason is Reason.SESSION_NOT_FOUND else 409)
+def with_preference(body: Mapping[str, Any], preferred_owner: str | None) -> dict[str, Any]:
+    """An answer about one session, with its preferred owner: inside "session", or at the top where that is null."""
+    session, hint = body["session"], {"preferred_owner": preferred_owner}
+    return {**body, **hint} if session is None else {**body, "session": session | hint}
+
+
+def committed(session: Session, preferred_owner: str | None) -> web.Response:
+    return answer({"session": session_json(session, preferred_owner)})
+
+
+def rejected(outcome: Rejected) -> web.Response:
+    return answer(outcome.as_dict(), 404 if outcome.reason is Reason.SESSION_NOT_FOUND else 409)
 
 
 def unavailable(reason: Reason, detail: str = "") -> web.Response:
@@ -67,7 +75,7 @@ async def outcomes(request: web.Request, handler: Handler) -> web.StreamResponse
     except InvalidArgument as problem:
         return invalid(problem.field, problem.problem)
     except Rejected as outcome:
-        return rejected(outcome.reason, outcome.session)
+        return rejected(outcome)
     except Unavailable as outcome:
         return unavailable(outcome.reason, outcome.detail)
     except OutcomeUnknown as outcome:

@@ -84,6 +84,9 @@ class NodeLike(Protocol):
 
     def owned_epoch(self, session_id: str) -> int | None: ...
 
+    def preferred_owner(self, session_id: str) -> str | None:
+        """The node to which the mapping sends the session, whoever owns it now; None when no node takes sessions."""
+
     async def list_sessions(
         self,
         *,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from raftstore.admin import schema
-from raftstore.admin.answers import answer
+from raftstore.admin.answers import answer, with_preference
 from raftstore.admin.node_like import Check, NodeLike
 from raftstore.admin.requests import body_of
 
@@ -43,6 +43,9 @@ class NodeHandlers:
         found = self._node.outcome(op_id)
         if found is None:
             return answer({"outcome": "not known here", "op_id": str(op_id)}, 404)
+        session = found.get("session")
+        if session is not None:
+            found = with_preference(found, self._node.preferred_owner(session["session_id"]))
         return answer({"op_id": str(op_id)} | found)
 
     async def drain(self, request: web.Request) -> web.Response:

@@ -10,10 +10,10 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from raftstore.admin import schema
-from raftstore.admin.answers import answer, committed
+from raftstore.admin.answers import answer, committed, session_json, with_preference
 from raftstore.admin.node_like import NodeLike
 from raftstore.admin.requests import body_of
-from raftstore.errors import InvalidArgument
+from raftstore.errors import InvalidArgument, Rejected
 from raftstore.types import Session
 
 LIST_LIMIT_DEFAULT = 100
@@ -56,9 +56,18 @@ class SessionHandlers:
         async def handle(request: web.Request) -> web.Response:
             session_id = _session_id(request)
             arguments = schema.read_body(await body_of(request, self._body_bytes_max), fields)
-            return committed(await op(session_id, **arguments))
+            return await self._told(session_id, op(session_id, **arguments))
 
         return handle
+
+    async def _told(self, session_id: str, work: Awaitable[Session]) -> web.Response:
+        """What came of it. The mapping is asked afterwards: as it stands when the answer leaves."""
+        try:
+            session = await work
+        except Rejected as outcome:
+            outcome.preferred_owner = self._node.preferred_owner(session_id)
+            raise
+        return committed(session, self._node.preferred_owner(session_id))
 
     async def list_sessions(self, request: web.Request) -> web.Response:
         """This replica's view, a page at a time; `next` is the `after` of the next page."""
@@ -66,12 +75,15 @@ class SessionHandlers:
         limit = query.setdefault("limit", LIST_LIMIT_DEFAULT)
         found = await self._node.list_sessions(**query)
         following = found[-1].session_id if len(found) >= limit else None
-        return answer({"sessions": [s.as_dict() for s in found], "next": following})
+        prefers = self._node.preferred_owner
+        shown = [session_json(session, prefers(session.session_id)) for session in found]
+        return answer({"sessions": shown, "next": following})
 
     async def get(self, request: web.Request) -> web.Response:
         session_id = _session_id(request)
         query = schema.read_query(list(request.query.items()), schema.SESSION_QUERY)
-        return committed(await self._node.get(session_id, consistency=query.get("consistency", "linearizable")))
+        work = self._node.get(session_id, consistency=query.get("consistency", "linearizable"))
+        return await self._told(session_id, work)
 
     async def owns(self, request: web.Request) -> web.Response:
         """What `owns()` says now. Old when it arrives: a data path asks in its own process, or checks the epoch."""
@@ -81,7 +93,8 @@ class SessionHandlers:
         return answer({"owns": owns, "epoch": self._node.owned_epoch(session_id)})
 
     async def explain(self, request: web.Request) -> web.Response:
-        return answer(self._node.explain(_session_id(request)))
+        session_id = _session_id(request)
+        return answer(with_preference(self._node.explain(session_id), self._node.preferred_owner(session_id)))
 
 
 def _session_id(request: web.Request) -> str:

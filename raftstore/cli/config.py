@@ -28,7 +28,8 @@ def check(file: Path | None, config_path: Path, node_id: str | None, output: str
     """Check cluster.conf without starting anything.
 
     Exits with 2 and one line naming file and key when it cannot be used. The digest must be the same on every node:
-    nodes with different digests refuse each other. Certificates are checked where their files are.
+    nodes with different digests refuse each other. With strategy "sticky" it leaves out the nodes, so that a cluster
+    can be grown node by node. Certificates are checked where their files are.
 
     \b
       raftstore config check
@@ -55,13 +56,19 @@ def _certificate(config: ClusterConfig, node: NodeConfig, *, required: bool) -> 
 
 
 def _show(config: ClusterConfig, certificates: dict[str, str], output: str) -> None:
+    about = {
+        "file": config.source,
+        "cluster": config.cluster,
+        "strategy": config.strategy,
+        "digest": config.digest(),
+    }
     if output == "json":
         nodes = [
             {"node": n.id, "peer": str(n.peer), "api": str(n.api), "certificate": certificates[n.id]}
             for n in config.nodes
         ]
-        echo_json({"file": config.source, "cluster": config.cluster, "digest": config.digest(), "nodes": nodes})
+        echo_json({**about, "nodes": nodes})
         return
-    show_pairs([("file", config.source), ("cluster", config.cluster), ("digest", config.digest())])
+    show_pairs(list(about.items()))
     rows = [(n.id, n.peer, n.bind, n.api, n.data_dir, certificates[n.id]) for n in config.nodes]
     console().print(table_of(("NODE", "PEER", "BIND", "API", "DATA", "CERTIFICATE"), rows))

@@ -1,7 +1,7 @@
 """How a command ends: exit status and one line on stderr for everything that can become of a request.
 
-0 ok, 1 error, 2 usage or configuration, 3 no quorum, 4 rejected, 5 outcome unknown. With `-o json` the outcome is also
-an object on stdout, so that a script need not read prose.
+0 ok, 1 error, 2 usage or configuration, 3 no quorum (or no settled mapping), 4 rejected, 5 outcome unknown. With
+`-o json` the outcome is also an object on stdout, so that a script need not read prose.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from raftstore.types import Reason
 
 OK, ERROR, USAGE, NO_QUORUM, REJECTED, UNKNOWN = range(6)
 
+_UNPROVEN = (Reason.NO_QUORUM, Reason.LEASE_LOST, Reason.MAPPING_UNSETTLED)  # ownership cannot be proved here now
+
 _HINTS = {
     Reason.OWNERSHIP_CONFLICT: "only the owner may do this: ask it with --node, or migrate the session first",
     Reason.VERSION_MISMATCH: "somebody was quicker: look again with `raftstore session get`",
@@ -41,6 +43,7 @@ _HINTS = {
     Reason.LEASE_LOST: "see `raftstore status`; nothing was changed",
     Reason.OVERLOADED: "try again in a moment; nothing was changed",
     Reason.NODE_STOPPING: "use another node with --node; nothing was changed",
+    Reason.MAPPING_UNSETTLED: "see `raftstore status`; nothing was changed",
 }
 
 
@@ -84,7 +87,7 @@ def failure_of(problem: RaftstoreError) -> Failure:
         case Rejected():
             return _rejected(problem)
         case Unavailable():
-            code = NO_QUORUM if problem.reason in (Reason.NO_QUORUM, Reason.LEASE_LOST) else ERROR
+            code = NO_QUORUM if problem.reason in _UNPROVEN else ERROR
             body = {"outcome": "unavailable", "reason": str(problem.reason), "detail": problem.detail}
             return Failure(f"unavailable: {problem}{_hint(problem.reason)}", code, body)
         case OutcomeUnknown():
@@ -108,12 +111,8 @@ def _rejected(problem: Rejected) -> Failure:
     if session is not None:
         now = f": {session.session_id} is {session.state.name} at {session.owner}"
         now += f", epoch {session.epoch}, version {session.state_version}"
-    body = {
-        "outcome": "rejected",
-        "reason": str(problem.reason),
-        "session": None if session is None else session.as_dict(),
-    }
-    return Failure(f"rejected: {problem.reason}{now}{_hint(problem.reason)}", REJECTED, body)
+    hint = _hint(problem.reason) if problem.owner is None else f" (ask it with --node {problem.owner})"
+    return Failure(f"rejected: {problem}{now}{hint}", REJECTED, problem.as_dict())
 
 
 def _hint(reason: Reason) -> str:

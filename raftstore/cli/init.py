@@ -8,7 +8,7 @@ import click
 
 from raftstore.cli.exits import Failure, outcomes_as_exits
 from raftstore.cli.target import OPERATOR
-from raftstore.config import Address, ClusterConfig
+from raftstore.config import STRATEGIES, Address, ClusterConfig
 from raftstore.transport.certs import Issued, create_ca, issue_client, issue_node
 
 CONFIG_NAME = "cluster.conf"
@@ -17,7 +17,20 @@ CA_NAME = "ca"
 
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--nodes", type=click.IntRange(1, 99), default=3, show_default=True, help="1, 3, 5 or 7.")
+@click.option(
+    "--nodes",
+    type=click.IntRange(1, 99),
+    default=3,
+    show_default=True,
+    help="1, 3, 5 or 7; with --strategy sticky any number up to 64.",
+)
+@click.option(
+    "--strategy",
+    type=click.Choice(STRATEGIES),
+    default=STRATEGIES[0],
+    show_default=True,
+    help="How sessions find their owner: a store that all nodes share, or a mapping from session id to node.",
+)
 @click.option("--cluster", default="vpn", show_default=True, metavar="NAME", help="The cluster's name.")
 @click.option(
     "--host",
@@ -33,7 +46,7 @@ CA_NAME = "ca"
     show_default=True,
     help="The first node's port; the others' follow, or are the same where each has its own host.",
 )
-def init(directory: Path, nodes: int, cluster: str, hosts: tuple[str, ...], base_port: int) -> None:
+def init(directory: Path, nodes: int, strategy: str, cluster: str, hosts: tuple[str, ...], base_port: int) -> None:
     """Write cluster.conf, a private CA, a certificate per node and one for operators into DIR.
 
     Overwrites nothing.
@@ -41,11 +54,12 @@ def init(directory: Path, nodes: int, cluster: str, hosts: tuple[str, ...], base
     \b
       raftstore init mycluster
       raftstore init mycluster --nodes 3 --host 10.0.0.1 --host 10.0.0.2 --host 10.0.0.3
+      raftstore init mycluster --strategy sticky --nodes 4
     """
     with outcomes_as_exits():
         if len(hosts) not in (0, 1, nodes):
             raise click.UsageError(f"{len(hosts)} hosts for {nodes} nodes: give one for all, or one per node")
-        config = _planned(directory, nodes, cluster, hosts or ("127.0.0.1",), base_port)
+        config = _planned(directory, strategy, cluster, _peers(nodes, hosts or ("127.0.0.1",), base_port))
         existing = [path for path in _paths(directory, config) if path.exists()]
         if existing:
             raise Failure(f"{existing[0]}: exists already (choose another directory, or move it away)")
@@ -53,15 +67,20 @@ def init(directory: Path, nodes: int, cluster: str, hosts: tuple[str, ...], base
         _say_what_next(directory, config)
 
 
-def _planned(directory: Path, nodes: int, cluster: str, hosts: tuple[str, ...], base_port: int) -> ClusterConfig:
+def _peers(nodes: int, hosts: tuple[str, ...], base_port: int) -> list[Address]:
+    """One host has a port per node; several hosts have the same port each."""
+    if len(hosts) > 1:
+        return [Address(host, base_port) for host in hosts]
+    return [Address(hosts[0], base_port + i) for i in range(nodes)]
+
+
+def _planned(directory: Path, strategy: str, cluster: str, peers: list[Address]) -> ClusterConfig:
     """What will be written, checked as it will be read."""
-    tables = []
-    for i in range(nodes):
-        port = base_port if len(hosts) > 1 else base_port + i
-        host = hosts[i % len(hosts)]
-        tables.append({"id": f"vpn-{i + 1}", "peer": str(Address(host, port))})
+    tables = [{"id": f"vpn-{i}", "peer": str(peer)} for i, peer in enumerate(peers, 1)]
     return ClusterConfig.from_dict(
-        {"cluster": cluster, "node": tables}, base_dir=directory, source=str(directory / CONFIG_NAME)
+        {"cluster": cluster, "strategy": strategy, "node": tables},
+        base_dir=directory,
+        source=str(directory / CONFIG_NAME),
     )
 
 
@@ -83,7 +102,7 @@ def _write(directory: Path, config: ClusterConfig) -> None:
     path = directory / CONFIG_NAME
     with path.open("x", encoding="utf-8") as file:
         file.write(_text_of(config))
-    click.echo(f"{path}: {len(config.nodes)} nodes, cluster {config.cluster}")
+    click.echo(f"{path}: {len(config.nodes)} nodes, cluster {config.cluster}, strategy {config.strategy}")
 
 
 def _write_pair(directory: Path, name: str, issued: Issued, what: str) -> None:
@@ -92,11 +111,13 @@ def _write_pair(directory: Path, name: str, issued: Issued, what: str) -> None:
 
 
 def _text_of(config: ClusterConfig) -> str:
+    other = next(strategy for strategy in STRATEGIES if strategy != config.strategy)
     lines = [
         "# The same file on every node. Every key, its default and what it trades: cluster.conf.example.",
         "# Check a change with: raftstore config check",
         "",
         f'cluster = "{config.cluster}"',
+        f'strategy = "{config.strategy}"         # or "{other}"; chosen before the first start',
         'partition_policy = "deny"   # or "terminate"',
     ]
     for node in config.nodes:

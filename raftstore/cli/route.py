@@ -50,4 +50,4 @@ def route(sessions: tuple[str, ...], form: str | None, config_path: Path, output
 
 def mapping_of(config: ClusterConfig) -> Mapping:
     """The mapping that a configuration states: its nodes with their weights, none draining."""
-    return Mapping.of(CONFIG_EPOCH, {node.id: node.weight for node in config.nodes})
+    return Mapping.of(CONFIG_EPOCH, config.weights)

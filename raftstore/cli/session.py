@@ -19,8 +19,9 @@ from raftstore.cli.output import (
     table_of,
 )
 from raftstore.cli.target import Target, api_command
+from raftstore.client import Placed
 from raftstore.errors import Rejected
-from raftstore.types import Binding, Reason, Session, SessionState
+from raftstore.types import Binding, Reason, SessionState
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -74,20 +75,18 @@ def _binding_option(required: bool = False) -> Callable[..., Any]:
 def _op(target: Target, op: str, session_id: str, **arguments: Any) -> None:
     """One op to the node, and the session as of that transition."""
 
-    async def run() -> tuple[Session, int | None]:
+    async def run() -> Placed:
         async with target.connect() as client:
-            given = {k: v for k, v in arguments.items() if v is not None}
-            done: Session = await getattr(client, op)(session_id, timeout_ms=target.timeout_ms, **given)
-            return done, None
+            return await client.op(op, session_id, timeout_ms=target.timeout_ms, **arguments)
 
     _show(target, asyncio.run(run()))
 
 
-def _show(target: Target, found: tuple[Session, int | None]) -> None:
+def _show(target: Target, found: Placed, now_ms: int | None = None) -> None:
     if target.output == "json":
-        echo_json({"session": found[0].as_dict()})
+        echo_json({"session": found.as_dict()})
     else:
-        show_pairs(session_pairs(*found))
+        show_pairs([*session_pairs(found.session, now_ms), ("preferred owner", found.preferred_owner)])
 
 
 def _bound(binding: tuple[str, str, str] | None) -> Binding | None:
@@ -105,17 +104,17 @@ def _bound(binding: tuple[str, str, str] | None) -> Binding | None:
 def list_(target: Target, owner: str | None, state: str | None, limit: int, after: str | None) -> None:
     """Sessions as the asked node has them, by id."""
 
-    async def run() -> list[Session]:
+    async def run() -> list[Placed]:
         async with target.connect() as client:
             wanted = None if state is None else SessionState[state.upper()]
-            return await client.list_sessions(owner=owner, state=wanted, limit=limit, after=after)
+            return await client.list_placed(owner=owner, state=wanted, limit=limit, after=after)
 
     found = asyncio.run(run())
-    more = found[-1].session_id if len(found) == limit else None
+    more = found[-1].session.session_id if len(found) == limit else None
     if target.output == "json":
-        echo_json({"sessions": [s.as_dict() for s in found], "next": more})
+        echo_json({"sessions": [placed.as_dict() for placed in found], "next": more})
         return
-    console().print(table_of(SESSION_HEADINGS, map(session_row, found)))
+    console().print(table_of(SESSION_HEADINGS, (session_row(placed.session) for placed in found)))
     if more is not None:
         click.echo(f"there may be more: --after {more}", err=True)
 
@@ -127,12 +126,12 @@ def list_(target: Target, owner: str | None, state: str | None, limit: int, afte
 def get(target: Target, session_id: str, local: bool) -> None:
     """One session; the newest state unless --local."""
 
-    async def run() -> tuple[Session, int | None]:
+    async def run() -> tuple[Placed, int | None]:
         async with target.connect() as client:
-            found = await client.get(session_id, consistency="local" if local else "linearizable")
+            found = await client.look(session_id, consistency="local" if local else "linearizable")
             return found, (await client.status())["cluster_time_ms"]
 
-    _show(target, asyncio.run(run()))
+    _show(target, *asyncio.run(run()))
 
 
 @session.command()
@@ -232,7 +231,7 @@ def explain(target: Target, session_id: str) -> None:
         async with target.connect() as client:
             found = await client.explain(session_id)
             if found.get("session") is None:
-                raise Rejected(Reason.SESSION_NOT_FOUND)
+                raise Rejected(Reason.SESSION_NOT_FOUND, preferred_owner=found.get("preferred_owner"))
             return found
 
     found = asyncio.run(run())
@@ -254,6 +253,7 @@ def _show_explanation(found: dict[str, Any]) -> None:
             ("state", f"{state['state']}, version {state['state_version']}"),
             ("owner", f"{state['owner']}, epoch {state['epoch']}"),
             ("owner since", f"log index {found.get('owned_since_index')}"),
+            ("preferred owner", state.get("preferred_owner")),
             ("reattach here", f"{verdict} ({detail})" if detail else verdict),
             ("asked", f"{found.get('node')}, whose replica is at log index {found.get('replica_index')}"),
         ]

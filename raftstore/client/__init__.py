@@ -2,5 +2,6 @@
 
 from raftstore.client.client import Client
 from raftstore.client.problems import NoAnswer, RequestFailed, Unreachable
+from raftstore.client.reading import Placed
 
-__all__ = ["Client", "NoAnswer", "RequestFailed", "Unreachable"]
+__all__ = ["Client", "NoAnswer", "Placed", "RequestFailed", "Unreachable"]

@@ -16,7 +16,7 @@ import aiohttp
 from yarl import URL
 
 from raftstore.client.problems import NoAnswer, RequestFailed, Unreachable
-from raftstore.client.reading import raise_outcome, session_from
+from raftstore.client.reading import Placed, node_from, placed_from, raise_outcome
 from raftstore.errors import InvalidArgument
 from raftstore.types import Binding, OpId, Session, SessionState
 
@@ -64,9 +64,8 @@ class Client:
         policy: str | None = None,
         timeout_ms: int | None = None,
     ) -> Session:
-        return await self._op(
-            "create", session_id, binding=binding, ttl_ms=ttl_ms, policy=policy, timeout_ms=timeout_ms
-        )
+        arguments = {"binding": binding, "ttl_ms": ttl_ms, "policy": policy}
+        return await self._op("create", session_id, timeout_ms=timeout_ms, **arguments)
 
     async def reattach(
         self,
@@ -135,8 +134,17 @@ class Client:
         arguments = {"expected_version": expected_version, "reason": reason, "operator": operator}
         return await self._op("terminate", session_id, timeout_ms=timeout_ms, **arguments)
 
+    async def op(self, name: str, session_id: str, **arguments: Any) -> Placed:
+        """One of the ops above by its name, with its arguments: the session, and the node that should have it."""
+        body = {k: v._asdict() if isinstance(v, Binding) else v for k, v in arguments.items() if v is not None}
+        return self._placed(await self._json("POST", _of(session_id, f"/{name}"), body))
+
+    async def look(self, session_id: str, consistency: str = "linearizable") -> Placed:
+        """As `get`, with the node that should have it."""
+        return self._placed(await self._json("GET", _of(session_id), query={"consistency": consistency}))
+
     async def get(self, session_id: str, consistency: str = "linearizable") -> Session:
-        return self._session(await self._json("GET", _of(session_id), query={"consistency": consistency}))
+        return (await self.look(session_id, consistency)).session
 
     async def owns(self, session_id: str, epoch: int | None = None) -> bool:
         """What the node's `owns` said: already old when it arrives."""
@@ -150,6 +158,15 @@ class Client:
     async def explain(self, session_id: str) -> dict[str, Any]:
         return await self._json("GET", _of(session_id, "/explain"))
 
+    async def preferred_owner(self, session_id: str) -> str | None:
+        """The node to which the asked node's mapping sends the session, be there such a session or not."""
+        found = await self.explain(session_id)
+        try:
+            shown = found["session"]
+            return node_from((found if shown is None else shown)["preferred_owner"])
+        except (KeyError, TypeError):
+            raise RequestFailed(self.endpoint, 200, "the answer names no preferred owner") from None
+
     async def list_sessions(
         self,
         owner: str | None = None,
@@ -157,11 +174,21 @@ class Client:
         limit: int = 100,
         after: str | None = None,
     ) -> list[Session]:
+        return [placed.session for placed in await self.list_placed(owner, state, limit, after)]
+
+    async def list_placed(
+        self,
+        owner: str | None = None,
+        state: SessionState | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[Placed]:
+        """As `list_sessions`, each with the node that should have it."""
         given = {"owner": owner, "state": None if state is None else state.name, "limit": str(limit), "after": after}
         query = {k: v for k, v in given.items() if v is not None}
         body = await self._json("GET", "/v1/sessions", query=query)
         try:
-            return [session_from(item) for item in body["sessions"]]
+            return [placed_from(item) for item in body["sessions"]]
         except (KeyError, TypeError, ValueError):
             raise RequestFailed(self.endpoint, 200, "the answer holds no sessions") from None
 
@@ -204,9 +231,8 @@ class Client:
 
     # ---- transport
 
-    async def _op(self, op: str, session_id: str, **arguments: Any) -> Session:
-        body = {k: v._asdict() if isinstance(v, Binding) else v for k, v in arguments.items() if v is not None}
-        return self._session(await self._json("POST", _of(session_id, f"/{op}"), body))
+    async def _op(self, name: str, session_id: str, **arguments: Any) -> Session:
+        return (await self.op(name, session_id, **arguments)).session
 
     async def _json(
         self, method: str, path: str, body: dict[str, Any] | None = None, query: dict[str, str] | None = None
@@ -240,9 +266,9 @@ class Client:
             raise_outcome(self.endpoint, status, body)
         return body
 
-    def _session(self, body: dict[str, Any]) -> Session:
+    def _placed(self, body: dict[str, Any]) -> Placed:
         try:
-            return session_from(body["session"])
+            return placed_from(body["session"])
         except (KeyError, TypeError, ValueError):
             raise RequestFailed(self.endpoint, 200, "the answer holds no session") from None
 

@@ -6,7 +6,7 @@ An answer is checked before it is believed: what does not read as one is Request
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from raftstore.client.problems import RequestFailed
 from raftstore.errors import InvalidArgument, OutcomeUnknown, Rejected, Unavailable
@@ -33,6 +33,27 @@ def session_from(data: Mapping[str, Any]) -> Session:
     )
 
 
+class Placed(NamedTuple):
+    """A session, and the node to which the mapping sends it: a hint of placement, and no part of the session."""
+
+    session: Session
+    preferred_owner: str | None  # None when no node takes sessions
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the API shows a session."""
+        return self.session.as_dict() | {"preferred_owner": self.preferred_owner}
+
+
+def placed_from(data: Mapping[str, Any]) -> Placed:
+    """A session as the API shows it. KeyError, TypeError or ValueError when it is none."""
+    return Placed(session_from(data), node_from(data.get("preferred_owner")))
+
+
+def node_from(value: Any) -> str | None:
+    """A node's id, or nothing. TypeError when it is neither."""
+    return None if value is None else _text(value)
+
+
 def op_id_from(text: str) -> OpId:
     """The inverse of `str(OpId)`. ValueError when it is none."""
     node_id, incarnation, seq = text.split(":")
@@ -44,8 +65,7 @@ def raise_outcome(endpoint: str, status: int, body: Any) -> NoReturn:
     try:
         match body["outcome"]:
             case "rejected":
-                session = body["session"]
-                raise Rejected(Reason(body["reason"]), None if session is None else session_from(session))
+                raise _rejected(body)
             case "unavailable":
                 raise Unavailable(Reason(body["reason"]), _text(body.get("detail", "")))
             case "unknown":
@@ -58,6 +78,18 @@ def raise_outcome(endpoint: str, status: int, body: Any) -> NoReturn:
         raise  # it is a ValueError too
     except (KeyError, TypeError, ValueError):
         raise RequestFailed(endpoint, status, "the answer is not that of a raftstore node") from None
+
+
+def _rejected(body: Mapping[str, Any]) -> Rejected:
+    shown = body["session"]
+    placed = None if shown is None else placed_from(shown)
+    return Rejected(
+        Reason(body["reason"]),
+        None if placed is None else placed.session,
+        owner=node_from(body.get("owner")),
+        detail=_text(body.get("detail", "")),
+        preferred_owner=node_from(body.get("preferred_owner")) if placed is None else placed.preferred_owner,
+    )
 
 
 def _text(value: Any) -> str:

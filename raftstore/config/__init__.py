@@ -8,9 +8,23 @@ any of them.
 from raftstore.config.addresses import Address, ApiEndpoint
 from raftstore.config.cluster import ClusterConfig
 from raftstore.config.reading import NodeConfig
-from raftstore.config.tables import WEIGHT_MAX, Audit, KeySpec, Limits, Sessions, Storage, Timing, Tls, key_table
+from raftstore.config.tables import (
+    STICKY_NODES_MAX,
+    STRATEGIES,
+    WEIGHT_MAX,
+    Audit,
+    KeySpec,
+    Limits,
+    Sessions,
+    Storage,
+    Timing,
+    Tls,
+    key_table,
+)
 
 __all__ = [
+    "STICKY_NODES_MAX",
+    "STRATEGIES",
     "WEIGHT_MAX",
     "Address",
     "ApiEndpoint",

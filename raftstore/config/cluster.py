@@ -46,6 +46,16 @@ class ClusterConfig:
         return tuple(node.id for node in self.nodes)
 
     @property
+    def weights(self) -> dict[str, int]:
+        """Each node's share of the sessions, by id: the placement hint, or what a sticky cluster is founded with."""
+        return {node.id: node.weight for node in self.nodes}
+
+    @property
+    def is_sticky(self) -> bool:
+        """Whether sessions map to nodes without consensus (ownership model, section 2.1)."""
+        return self.strategy == "sticky"
+
+    @property
     def ca_path(self) -> Path:
         return self.base_dir / self.tls.ca
 
@@ -62,13 +72,19 @@ class ClusterConfig:
         raise ConfigError(f"{self.source}: node: no node {node_id!r} (use one of: {known})")
 
     def digest(self) -> str:
-        """Hex SHA-256 over all that must be equal on all nodes: nodes that differ in it refuse each other."""
+        """Hex SHA-256 over all that must be equal on all nodes: nodes that differ in it refuse each other.
+
+        In the shared strategy the nodes and their weights are part of it: who votes must be agreed. In the sticky one
+        they are not: a running cluster grows by restarting node after node with a longer node table, and who owns
+        what is decided by the mappings that the nodes have adopted, which they compare with each other.
+        """
         shared: dict[str, Any] = {
             "cluster": self.cluster,
             "strategy": self.strategy,
             "partition_policy": self.partition_policy,
-            "nodes": sorted((node.id, str(node.peer), node.weight) for node in self.nodes),
         }
+        if not self.is_sticky:
+            shared["nodes"] = sorted((node.id, str(node.peer), node.weight) for node in self.nodes)
         for table in TABLES:
             values = getattr(self, table)
             shared[table] = {f.name: getattr(values, f.name) for f in fields(values) if f.metadata["shared"]}

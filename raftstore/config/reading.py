@@ -15,11 +15,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raftstore.config.addresses import Address, ApiEndpoint
-from raftstore.config.tables import POLICIES, STRATEGIES, TABLES, WEIGHT_MAX, Limits, Sessions, Storage, Timing
+from raftstore.config.tables import (
+    POLICIES,
+    STICKY_NODES_MAX,
+    STRATEGIES,
+    TABLES,
+    WEIGHT_MAX,
+    Limits,
+    Sessions,
+    Storage,
+    Timing,
+)
 from raftstore.errors import ConfigError
 
 CONFIG_BYTES_MAX = 1 << 20  # a larger file is not a configuration
-NODE_COUNTS = (1, 3, 5, 7)
+SHARED_NODE_COUNTS = (1, 3, 5, 7)
 
 _NODE_ID = re.compile(r"[a-z0-9-]{1,32}\Z")
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
@@ -77,8 +87,6 @@ class Reader:
         self.known("", data, _TOP_KEYS)
         values: dict[str, Any] = {"base_dir": self.base_dir, "source": self.source}
         values["cluster"] = self.cluster_name(data)
-        if data.get("strategy") == "sticky":
-            raise self.fail("strategy", '"sticky" is not available yet', 'use "shared"')
         values["strategy"] = self.choice(data, "strategy", STRATEGIES)
         values["partition_policy"] = self.choice(data, "partition_policy", POLICIES)
         for name, kind in TABLES.items():
@@ -197,12 +205,15 @@ class Reader:
     def nodes(self, tables: Any, values: dict[str, Any]) -> tuple[NodeConfig, ...]:
         if not isinstance(tables, list) or not tables or not all(isinstance(t, Mapping) for t in tables):
             raise self.fail("node", "no nodes", "add one [[node]] table with id and peer per node")
-        if len(tables) not in NODE_COUNTS:
-            raise self.fail("node", *_count_problem(len(tables)))
+        problem = _count_problem(values["strategy"], len(tables))
+        if problem is not None:
+            raise self.fail("node", *problem)
         nodes = tuple(self.node(i, table, values) for i, table in enumerate(tables, 1))
         self.check_unique(nodes)
         if not any(node.weight for node in nodes):
-            raise self.fail("node", "every weight is 0: no session would belong anywhere", "give one node a weight")
+            raise self.fail(
+                "node.weight", "0 on every node: no session would belong anywhere", "give one node a weight"
+            )
         return nodes
 
     def node(self, i: int, table: Mapping[str, Any], values: dict[str, Any]) -> NodeConfig:
@@ -261,10 +272,17 @@ class Reader:
                 seen[value] = node.id
 
 
-def _count_problem(count: int) -> tuple[str, str]:
+def _count_problem(strategy: str, count: int) -> tuple[str, str] | None:
+    """What is wrong with so many nodes, and what to do; None when nothing is."""
+    if strategy == "sticky":  # no majority decides anything, so an even number is as good as an odd one
+        too_many = count > STICKY_NODES_MAX
+        return (f"{count} nodes are too many for one mapping", f"use at most {STICKY_NODES_MAX}") if too_many else None
+    if count in SHARED_NODE_COUNTS:
+        return None
     if count % 2 == 0:
+        most = SHARED_NODE_COUNTS[-1]
         return (
             f"{count} nodes survive no more failures than {count - 1}, and fail more often",
-            f"use {count - 1} or {count + 1}" if count < NODE_COUNTS[-1] else f"use at most {NODE_COUNTS[-1]}",
+            f"use {count - 1} or {count + 1}" if count < most else f"use at most {most}",
         )
     return f"{count} nodes are too many", "every commit waits for a majority: use 1, 3, 5 or 7"

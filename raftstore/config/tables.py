@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, cast
 
-STRATEGIES = ("shared",)
+STRATEGIES = ("shared", "sticky")
 POLICIES = ("deny", "terminate")
 WEIGHT_MAX = 1_000  # of a node, relative to the others; 0 gets no session
+STICKY_NODES_MAX = 64  # as many as one mapping can hold; the shared strategy is bounded by its majority
 
 
 def _num(default: int, low: int, high: int, *, shared: bool = False) -> Any:

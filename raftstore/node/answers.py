@@ -8,7 +8,9 @@ from raftstore.ownership import to_session
 from raftstore.types import OpId, Reason, Session
 
 # Refused by this node before anything was proposed: certainly without effect, now and ever.
-BEFORE_PROPOSAL = frozenset({Reason.NO_QUORUM, Reason.LEASE_LOST, Reason.NODE_STOPPING, Reason.OVERLOADED})
+BEFORE_PROPOSAL = frozenset(
+    {Reason.NO_QUORUM, Reason.LEASE_LOST, Reason.NODE_STOPPING, Reason.OVERLOADED, Reason.MAPPING_UNSETTLED}
+)
 
 
 def session_or_raise(answer: Answer, op_id: OpId) -> Session:
@@ -27,4 +29,4 @@ def result_or_raise(answer: Answer, op_id: OpId) -> Session | None:
         return session
     if answer.reason in BEFORE_PROPOSAL:
         raise Unavailable(answer.reason, answer.detail)
-    raise Rejected(answer.reason, session)
+    raise Rejected(answer.reason, session, owner=answer.owner, detail=answer.detail)

@@ -160,6 +160,10 @@ class BlockingNode:
         """See Node.owns: memory only, per packet."""
         return self._node.owns(session_id, epoch)
 
+    def preferred_owner(self, session_id: str) -> str | None:
+        """See Node.preferred_owner: memory only."""
+        return self._node.preferred_owner(session_id)
+
     def drain(self) -> Mapping[str, Any]:
         """See Node.drain."""
         return self._run(self._node.drain())

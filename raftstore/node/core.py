@@ -76,6 +76,7 @@ class Core:
         self.stopped: str | None = None  # why nothing is served any more
         self.is_stopping = False
         self.why_storage_refuses: Callable[[], str | None] = lambda: None
+        self.on_tick: Callable[[], None] = lambda: None  # the sticky strategy's house-keeping
         self._loop = loop
         self._links = links
         self.cluster_clock = ClusterClock(clock)
@@ -99,7 +100,7 @@ class Core:
         )
         self.raft = HardenedSyncObj(
             node_id,
-            config.node_ids,
+            (node_id,) if config.is_sticky else config.node_ids,
             clock=clock,
             rng=rng,
             journal=journal,
@@ -299,6 +300,7 @@ class Core:
             self.replica.finish(pending, Answer(True, Reason.REQUEST_EXPIRED), waits=False)
         if raft.role == LEADER and self._ticks % HEADS_EVERY_TICKS == 0:
             self.courier.send_heads()
+        self.on_tick()
 
     def _lose_patience(self, now: int) -> None:
         for pending, answer in self.proposals.out_of_patience(now, self.replica.machine.clock_ms):
@@ -384,9 +386,18 @@ class Core:
         self.ask_step()
         return pending
 
-    def submit_own(self, kind: str, build: Build, callback: Callback | None, timeout_ms: int | None) -> int:
-        """An op of the node's own procedures, while it refuses those of callers."""
-        return self._submit(kind, None, build, callback, timeout_ms).seq
+    def submit_own(
+        self,
+        kind: str,
+        session_id: str | None,
+        build: Build,
+        callback: Callback | None,
+        *,
+        timeout_ms: int | None = None,
+        gives_up: bool = False,
+    ) -> int:
+        """An op of the node's own procedures, also while it refuses those of callers."""
+        return self._submit(kind, session_id, build, callback, timeout_ms, gives_up=gives_up).seq
 
     def _submit_internal(self, kind: str, callback: Callback) -> None:
         """An op of the node itself: beside the callers' bound, since one of each kind is under way at most."""

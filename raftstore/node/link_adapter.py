@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from raftstore.config import ClusterConfig
 from raftstore.node.core import Core
+from raftstore.node.sticky.keeper import Sticky
 from raftstore.transport.counters import LinkEvent
 from raftstore.transport.hello import Hello, LocalIdentity
 from raftstore.transport.links import PeerLinks
-from raftstore.transport.ports import LinkLimits
+from raftstore.transport.ports import LinkHandler, LinkLimits
 from raftstore.transport.tls import TlsFiles
 
 
@@ -48,7 +49,35 @@ class CoreHandler:
         self._core.end_of_inputs()
 
 
-def make_links(config: ClusterConfig, node_id: str, core: Core, adapter: LinkAdapter, *, insecure: bool) -> PeerLinks:
+class StickyHandler:
+    """The links' view of a node that shares no log with its peers: mapping messages alone travel between them."""
+
+    def __init__(self, core: Core, sticky: Sticky) -> None:
+        self._core = core
+        self._sticky = sticky
+
+    def on_connected(self, peer_id: str, hello: Hello) -> None:
+        self._sticky.peer_connected(peer_id)
+
+    def on_disconnected(self, peer_id: str, reason: LinkEvent) -> None:
+        self._sticky.peer_disconnected(peer_id)
+
+    def on_message(self, peer_id: str, payload: bytes) -> None:
+        self._sticky.receive(peer_id, payload)
+
+    def on_batch_end(self) -> None:
+        self._core.end_of_inputs()
+
+
+def make_links(
+    config: ClusterConfig,
+    node_id: str,
+    core: Core,
+    adapter: LinkAdapter,
+    handler: LinkHandler,
+    *,
+    insecure: bool,
+) -> PeerLinks:
     """The links of one node as its configuration says."""
     node = config.node(node_id)
     limits = config.limits
@@ -57,7 +86,7 @@ def make_links(config: ClusterConfig, node_id: str, core: Core, adapter: LinkAda
         peers={other.id: other.peer for other in config.nodes},
         bind=node.bind,
         tls=None if insecure else TlsFiles(config.ca_path, node.cert, node.key),
-        handler=CoreHandler(core),
+        handler=handler,
         clock=core.clock,
         limits=LinkLimits(frame_bytes_max=limits.frame_bytes_max, send_queue_bytes_max=limits.send_queue_bytes_max),
     )

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from concurrent.futures import Future as ThreadFuture
 from typing import Any, Self, TypeVar
 
@@ -25,7 +25,9 @@ from raftstore.node.dispatch import AssignedCallback, Dispatcher, FencedCallback
 from raftstore.node.proposals import Answer
 from raftstore.node.requests import MIGRATION, Request, Requests
 from raftstore.node.runtime import Runtime, Ticket, new_event_loop
+from raftstore.ownership import MappedNode, validate_session_id
 from raftstore.ports import Clock, SystemClock
+from raftstore.routing import Mapping as NodeMapping
 from raftstore.types import Binding, OpId, Reason, Session, SessionState
 
 T = TypeVar("T")
@@ -94,6 +96,7 @@ class Node:
         )
         self._inbox = Inbox(self._loop, lambda: runtime.end_of_inputs())
         runtime.answers_ready = self._flush_outlets
+        self._requests.mapping_epoch = runtime.requests.mapping_epoch = runtime.mapping_epoch
         try:
             await self._on_loop(self._runtime.open())
             if wait_ms is not None:
@@ -240,6 +243,9 @@ class Node:
 
         Refused transfers leave the session thawed here, without a binding.
         """
+        if self.config.is_sticky:
+            problem = "strategy sticky: the mapping says where a session is (raftstore mapping --help changes it)"
+            raise InvalidArgument("to", problem)
         self._requests.freeze(session_id, expected_version, MIGRATION, to, timeout_ms)  # InvalidArgument first
         work = procedures.migrate(self._opened(), session_id, expected_version, to, MIGRATION, timeout_ms)
         return await self._on_loop(work)
@@ -294,6 +300,23 @@ class Node:
         runtime = self._runtime
         return runtime.owned.epoch(session_id) if runtime is not None and runtime.is_open else None
 
+    @functools.cached_property
+    def _mapping(self) -> NodeMapping:
+        """The mapping that the configuration states: epoch 1, no node draining."""
+        return NodeMapping.of(1, self.config.weights)
+
+    def preferred_owner(self, session_id: str) -> str | None:
+        """The node to which the mapping sends the session; None when no node takes sessions. Memory only, any thread.
+
+        A hint of placement (ownership model, section 2.1): who owns the session now is what `get` says. InvalidArgument
+        for what is no session id.
+        """
+        validate_session_id(session_id)
+        runtime = self._runtime
+        if runtime is not None and runtime.sticky is not None:
+            return runtime.sticky.gate.owner(session_id)
+        return self._mapping.owner(session_id)
+
     async def get(
         self, session_id: str, *, consistency: str = "linearizable", timeout_ms: int | None = None
     ) -> Session:
@@ -304,6 +327,7 @@ class Node:
         if consistency not in CONSISTENCIES:
             raise InvalidArgument("consistency", f"must be one of {', '.join(CONSISTENCIES)}")
         runtime = self._opened()
+        self._call(lambda: runtime.refuse_elsewhere(validate_session_id(session_id)))
         if consistency == "linearizable":
             await self._on_loop(runtime.confirm_read(self._requests.timeout_ms(timeout_ms)))
         return status.get_session(runtime, session_id)
@@ -364,6 +388,35 @@ class Node:
     async def drain(self) -> Mapping[str, Any]:
         """Take no new sessions and move all to the other nodes. Returns how many moved and failed."""
         return await self._on_loop(self._opened().drain())
+
+    def mapping(self) -> dict[str, Any]:
+        """The mapping of session ids to nodes (ownership model, section 2.1), as plain JSON types.
+
+        In the sticky strategy with how far it is settled; in the shared one it is the placement hint of cluster.conf.
+        """
+        runtime = self._opened()
+        return self._call(lambda: status.mapping(runtime))
+
+    async def change_mapping(
+        self,
+        nodes: Mapping[str, int],
+        *,
+        draining: Collection[str] = (),
+        lost: Collection[str] = (),
+        epoch: int | None = None,
+    ) -> Mapping[str, Any]:
+        """Sticky strategy: set a mapping with the next epoch, of these nodes with their weights.
+
+        Returns what `mapping` does once the change is in this node's log; the nodes then move exactly the sessions that
+        must move. `epoch`, where given, must be the next: of two who change at once one learns of the other. `lost`
+        declares nodes that will never run again; what was theirs is gone, and their ids open only when the longest TTL
+        has passed. InvalidArgument, Unavailable, OutcomeUnknown.
+        """
+        strangers = sorted(set(draining) - set(nodes))
+        if strangers:
+            raise InvalidArgument("draining", f"{strangers[0]} is not among the nodes")
+        mapped = [MappedNode(node_id, weight, node_id in draining) for node_id, weight in nodes.items()]
+        return await self._on_loop(self._opened().change_mapping(mapped, lost, epoch))
 
     async def transfer_leadership(self, to: str | None = None) -> str:
         """Hand leadership to `to`, or to the best candidate; its id. Rejected or Unavailable when it cannot be."""

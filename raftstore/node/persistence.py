@@ -99,6 +99,7 @@ class Persistence:
             self._directory,
             cluster=self._config.cluster,
             node_id=self._node_id,
+            strategy=self._config.strategy,
             limits=limits,
             wall_ms=self._wall_ms(),
         )

@@ -8,15 +8,22 @@ target.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
-from raftstore.errors import RaftstoreError, Rejected
+from raftstore.errors import RaftstoreError, Rejected, Unavailable
 from raftstore.node.requests import DRAIN, MIGRATION, Request, Requests
-from raftstore.ownership import Machine, SessionRecord
+from raftstore.ownership import Machine, MappedNode, SessionRecord
 from raftstore.types import Reason, Session, SessionState
 
+if TYPE_CHECKING:
+    from raftstore.node.sticky.keeper import Sticky
+
+ChangeMapping = Callable[[Collection[MappedNode], Collection[str], int | None], Awaitable[dict[str, Any]]]
+
 DRAIN_CONCURRENCY = 128  # sessions on their way at once: callers' ops find room beside them
+DRAIN_WAIT_MS = 60_000  # for the nodes that take the sessions of a sticky node
+DRAIN_POLL_MS = 20
 MOVABLE = (SessionState.ATTACHED, SessionState.RECOVERING)
 
 
@@ -47,7 +54,7 @@ async def migrate(
         moved = await node.execute(requests.transfer(session_id, frozen.state_version, timeout_ms))
     except Rejected as refusal:
         session = await node.execute(requests.thaw(session_id, frozen.state_version, timeout_ms))
-        raise Rejected(refusal.reason, session) from None
+        raise Rejected(refusal.reason, session, owner=refusal.owner, detail=refusal.detail) from None
     assert moved is not None
     return moved
 
@@ -127,6 +134,31 @@ class Drain:
                 raise
 
 
+async def drain_sticky(sticky: Sticky, change: ChangeMapping) -> dict[str, int | bool | str | None]:
+    """Draining where a mapping places sessions: a change that marks this node, and the moves that follow from it.
+
+    Returns when no session is left to give, or after DRAIN_WAIT_MS with the number of those that still are: a node
+    that is down takes its sessions when it is back.
+    """
+    placement = sticky.machine.placement
+    if placement is None:
+        raise Unavailable(Reason.MAPPING_UNSETTLED, f"{sticky.node_id} has no mapping yet that could be changed")
+    if not any(node.node_id == sticky.node_id and node.draining for node in placement.mapping.nodes):
+        nodes = [n._replace(draining=n.draining or n.node_id == sticky.node_id) for n in placement.mapping.nodes]
+        await change(nodes, (), None)
+    before = len(sticky.machine.departed)
+    waited_ms = 0
+    while (left := sticky.left()) is None or left:
+        if waited_ms >= DRAIN_WAIT_MS:
+            break
+        await asyncio.sleep(DRAIN_POLL_MS / 1_000)
+        waited_ms += DRAIN_POLL_MS
+    remaining = sum((left or {}).values())
+    problem = f"waiting for {', '.join(left)}" if left else None
+    moved = len(sticky.machine.departed) - before
+    return {"running": remaining > 0, "moved": moved, "failed": 0, "remaining": remaining, "last_problem": problem}
+
+
 async def leave(node: Executor, timeout_ms: int) -> bool:
     """Say goodbye, so that the others need not wait for the lease to lapse. The caller has fenced itself before."""
     try:
@@ -136,4 +168,4 @@ async def leave(node: Executor, timeout_ms: int) -> bool:
     return True
 
 
-__all__ = ["DRAIN", "MIGRATION", "Drain", "Executor", "leave", "migrate"]
+__all__ = ["DRAIN", "MIGRATION", "Drain", "Executor", "drain_sticky", "leave", "migrate"]

@@ -35,6 +35,7 @@ class Answer(NamedTuple):
     record: Any = None
     log_index: int = 0
     detail: str = ""
+    owner: str | None = None  # the node to ask instead
 
 
 Callback = Callable[[Answer], None]

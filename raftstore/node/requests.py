@@ -33,6 +33,7 @@ class Requests:
 
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
+        self.mapping_epoch: Callable[[], int] = lambda: 0  # by which a session was judged to belong here
 
     def timeout_ms(self, timeout_ms: int | None) -> int | None:
         limit = self._config.timing.op_timeout_max_ms
@@ -62,10 +63,17 @@ class Requests:
         _check_optional(binding)
         ops.validate_policy(policy)
         ttl = self._ttl(ttl_ms)
+
+        def build(seq: int, deadline: int) -> bytes:
+            epoch = self.mapping_epoch()
+            if epoch:
+                return ops.create_mapped(seq, deadline, session_id, binding, ttl, policy, epoch)
+            return ops.create(seq, deadline, session_id, binding, ttl, policy)
+
         return Request(
             "create",
             session_id,
-            lambda seq, deadline: ops.create(seq, deadline, session_id, binding, ttl, policy),
+            build,
             self.timeout_ms(timeout_ms),
             binds=binding is not None,
         )

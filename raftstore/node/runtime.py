@@ -11,28 +11,30 @@ import asyncio
 import logging
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 from typing import Any
 
 from raftstore.config import ClusterConfig
-from raftstore.errors import RaftstoreError, Rejected, StorageError, Unavailable
+from raftstore.errors import InvalidArgument, RaftstoreError, Rejected, StorageError, Unavailable
 from raftstore.node import procedures
 from raftstore.node.answers import result_or_raise
 from raftstore.node.audit import AuditTrail
 from raftstore.node.core import INCARNATION_BITS, Core
 from raftstore.node.dispatch import Dispatcher
 from raftstore.node.events import EventStream
-from raftstore.node.link_adapter import LinkAdapter, make_links
+from raftstore.node.link_adapter import CoreHandler, LinkAdapter, StickyHandler, make_links
 from raftstore.node.owned import Owned
 from raftstore.node.persistence import Persistence
 from raftstore.node.proposals import Answer, Pending
 from raftstore.node.replica import LATE_COMMIT
 from raftstore.node.requests import Request, Requests
+from raftstore.node.sticky.keeper import Sticky
 from raftstore.node.watchdog import Watchdog
-from raftstore.ownership import Machine, SessionRecord, to_session
+from raftstore.ownership import Machine, MappedNode, SessionRecord, to_session
 from raftstore.ports import Clock
 from raftstore.raft.seams import LEADER
+from raftstore.transport.ports import LinkHandler
 from raftstore.types import OpId, Reason, Session
 
 log = logging.getLogger("raftstore.node")
@@ -79,6 +81,7 @@ class Runtime:
         self.failed: tuple[str, str] | None = None
         self.is_open = False
         self.drain_job: procedures.Drain | None = None
+        self.sticky: Sticky | None = None
         self.answers_ready: Callable[[], None] = lambda: None  # an entry was applied: its answers can go to callers
         self._insecure = insecure
         self._dispatcher = dispatcher
@@ -132,7 +135,11 @@ class Runtime:
         )
         self.owned: Owned = self.core.owned
         persistence.attach(self.core, self.audit)
-        self.links = make_links(self.config, self.node_id, self.core, adapter, insecure=self._insecure)
+        handler: LinkHandler = CoreHandler(self.core)
+        if self.config.is_sticky:
+            self.sticky = Sticky(self.core, adapter, loop)
+            handler = StickyHandler(self.core, self.sticky)
+        self.links = make_links(self.config, self.node_id, self.core, adapter, handler, insecure=self._insecure)
         self._watchdog = Watchdog(
             clock=self.clock,
             stall_max_ms=self.config.timing.loop_stall_max_ms,
@@ -249,6 +256,12 @@ class Runtime:
             if ticket.deliver is not None:
                 ticket.deliver(answer)
 
+        if self.sticky is not None and request.session_id is not None:
+            elsewhere = self.sticky.refusal(request.session_id)
+            if elsewhere is not None:
+                self.counters[f"refused:{elsewhere.reason}"] += 1
+                answered(Answer(True, elsewhere.reason, detail=elsewhere.detail, owner=elsewhere.owner))
+                return
         try:
             ticket.seq = self.core.submit(
                 request.kind,
@@ -273,7 +286,7 @@ class Runtime:
 
         ticket = Ticket(request, deliver)
         if self.core.is_stopping and self.core.stopped is None:
-            ticket.seq = self.core.submit_own(request.kind, request.build, deliver, request.timeout_ms)
+            ticket.seq = self.core.submit_own(request.kind, None, request.build, deliver, timeout_ms=request.timeout_ms)
         else:
             self.submit(ticket)
         return result_or_raise(await future, self.op_id(ticket))
@@ -316,12 +329,42 @@ class Runtime:
         return bool(node.lease_until_ms > self.core.cluster_clock.now_ms())
 
     async def drain(self) -> dict[str, Any]:
+        if self.sticky is not None:
+            return await procedures.drain_sticky(self.sticky, self.change_mapping)
         if self.drain_job is not None and self.drain_job.is_running:
             raise Rejected(Reason.NODE_DRAINING)
         self.drain_job = procedures.Drain(self)
         return await self.drain_job.run()
 
+    async def change_mapping(
+        self, nodes: Collection[MappedNode], lost: Collection[str], epoch: int | None
+    ) -> dict[str, Any]:
+        """See Node.change_mapping: returns when the change is in this node's log."""
+        if self.sticky is None:
+            raise InvalidArgument(
+                "strategy", "is shared: the mapping of cluster.conf is a hint there and never changes"
+            )
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self.sticky.change(nodes, lost, epoch, lambda answer: None if future.done() else future.set_result(answer))
+        result_or_raise(await future, OpId(self.node_id, self.incarnation, 0))
+        return self.sticky.status()
+
+    def mapping_epoch(self) -> int:
+        """The epoch of the adopted mapping; 0 in the shared strategy."""
+        return 0 if self.sticky is None else self.sticky.epoch()
+
+    def refuse_elsewhere(self, session_id: str) -> None:
+        """Raise Rejected or Unavailable unless this node is the one to ask about the session."""
+        refusal = None if self.sticky is None else self.sticky.refusal(session_id)
+        if refusal is not None and refusal.reason is Reason.OWNERSHIP_CONFLICT:
+            raise Rejected(refusal.reason, owner=refusal.owner, detail=refusal.detail)
+        if refusal is not None:
+            raise Unavailable(refusal.reason, refusal.detail)
+
     async def transfer_leadership(self, to: str | None) -> str:
+        if self.sticky is not None:
+            problem = "strategy sticky has no leader: to move sessions, change the mapping (raftstore mapping --help)"
+            raise InvalidArgument("to", problem)
         raft = self.core.raft
         if raft.role != LEADER:
             leader = raft.leader_id or "no node"

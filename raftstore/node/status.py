@@ -116,7 +116,18 @@ def node_status(runtime: Runtime) -> dict[str, Any]:
         "security_events": list(runtime.security_events),
         "drain": None if runtime.drain_job is None else runtime.drain_job.progress(),
         "stopped": core.stopped,
+        "strategy": runtime.config.strategy,
+        "mapping": None if runtime.sticky is None else runtime.sticky.status(),
     }
+
+
+def mapping(runtime: Runtime) -> dict[str, Any]:
+    """The mapping of session ids to nodes, and in the sticky strategy how far it is settled."""
+    config = runtime.config
+    if runtime.sticky is not None:
+        return {"node": runtime.node_id, "strategy": config.strategy, **runtime.sticky.status()}
+    nodes = [{"node_id": node_id, "weight": weight, "draining": False} for node_id, weight in config.weights.items()]
+    return {"node": runtime.node_id, "strategy": config.strategy, "epoch": 1, "nodes": nodes}
 
 
 def _peers(runtime: Runtime) -> list[dict[str, Any]]:
@@ -172,9 +183,12 @@ def explain(runtime: Runtime, session_id: str) -> dict[str, Any]:
     core, machine = runtime.core, runtime.machine
     record = machine.sessions.get(session_id)
     refusal = core.why_refused()
+    elsewhere = None if runtime.sticky is None else runtime.sticky.refusal(session_id)
     if refusal is not None:
         reason: str | None = refusal.reason
         detail = refusal.detail
+    elif elsewhere is not None:
+        reason, detail = elsewhere.reason, elsewhere.detail
     else:
         now_ms = core.cluster_clock.now_ms()
         reason = machine.explain(session_id, runtime.node_id, runtime.incarnation, now_ms)

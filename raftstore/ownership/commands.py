@@ -33,6 +33,8 @@ PARAMS_MAX = 32  # key and value pairs in one configure op
 CONFIGURE, JOIN, RENEW_LEASE, DRAIN, LEAVE = 1, 2, 3, 4, 5
 CREATE, REATTACH, DETACH, RENEW, FREEZE, TRANSFER = 10, 11, 12, 13, 14, 15
 RESUME, THAW, FAILOVER, TERMINATE, SWEEP = 16, 17, 18, 19, 20
+ADOPT, CONFIRM, SETTLE, CLOSE = 30, 31, 32, 33  # of mappings; what follows is of one session again
+CREATE_MAPPED, ADMIT, FORGET, RECLAIM = 40, 41, 42, 43
 
 OP_NAMES: dict[int, str] = {
     CONFIGURE: "configure",
@@ -51,10 +53,18 @@ OP_NAMES: dict[int, str] = {
     FAILOVER: "failover",
     TERMINATE: "terminate",
     SWEEP: "sweep",
+    ADOPT: "adopt",
+    CONFIRM: "confirm",
+    SETTLE: "settle",
+    CLOSE: "close",
+    CREATE_MAPPED: "create_mapped",
+    ADMIT: "admit",
+    FORGET: "forget",
+    RECLAIM: "reclaim",
 }
 
 POLICIES = ("deny", "terminate")  # what becomes of the sessions of a lost owner
-FREEZE_REASONS = ("MIGRATION", "DRAIN")
+FREEZE_REASONS = ("MIGRATION", "DRAIN", "MAPPING")
 
 Wire = Sequence[str] | Binding | None  # a binding as [transport_id, proto, remote], or none
 
@@ -198,7 +208,7 @@ def renew(seq: int, deadline_ms: int, session_id: str, expected_version: int, tt
 
 
 def freeze(seq: int, deadline_ms: int, session_id: str, expected_version: int, reason: str, target: str) -> bytes:
-    """First step of a transfer to node `target`; `reason` is MIGRATION or DRAIN (ownership model, section 3)."""
+    """First step of a transfer to node `target`; `reason` is one of FREEZE_REASONS (ownership model, section 3)."""
     return _pack((FREEZE, seq, deadline_ms, session_id, expected_version, reason, target))
 
 
@@ -232,6 +242,81 @@ def terminate(
 def sweep(seq: int, deadline_ms: int, candidates: Iterable[tuple[str, int]]) -> bytes:
     """Ask the machine to look at up to SWEEP_MAX sessions, each with the version under which it seemed overdue."""
     return _pack((SWEEP, seq, deadline_ms, list(candidates)))
+
+
+def adopt(
+    seq: int,
+    deadline_ms: int,
+    epoch: int,
+    nodes: Iterable[tuple[str, int, bool]],
+    sources: Iterable[str],
+    lost: Iterable[str],
+) -> bytes:
+    """A new mapping of session ids to nodes (id, weight, draining); see `placement`."""
+    return _pack((ADOPT, seq, deadline_ms, epoch, sorted(nodes), sorted(sources), sorted(lost)))
+
+
+def confirm(
+    seq: int, deadline_ms: int, peer: str, epoch: int, digest: bytes, store_id: int, involved: Iterable[str]
+) -> bytes:
+    """Node `peer` has adopted the mapping of that epoch and digest, and holds no session for this node any more.
+
+    `involved`: the nodes to which it may have given sessions, as it says.
+    """
+    return _pack((CONFIRM, seq, deadline_ms, peer, epoch, digest, store_id, sorted(involved)))
+
+
+def settle(seq: int, deadline_ms: int, epoch: int) -> bytes:
+    """Every involved node has confirmed: what maps to this node is here or nowhere."""
+    return _pack((SETTLE, seq, deadline_ms, epoch))
+
+
+def close(seq: int, deadline_ms: int, epoch: int) -> bytes:
+    """Every involved node has settled the mapping of that epoch."""
+    return _pack((CLOSE, seq, deadline_ms, epoch))
+
+
+def create_mapped(
+    seq: int, deadline_ms: int, session_id: str, binding: Wire, ttl_ms: int, policy: str | None, epoch: int
+) -> bytes:
+    """`create` where the mapping of that epoch sends the session to the sender."""
+    return _pack((CREATE_MAPPED, seq, deadline_ms, session_id, binding, ttl_ms, policy, epoch))
+
+
+def admit(
+    seq: int,
+    deadline_ms: int,
+    session_id: str,
+    at_epoch: int,
+    giver: str,
+    epoch: int,
+    version: int,
+    nonce: int,
+    policy: str,
+    created_at_ms: int,
+    expires_at_ms: int,
+    reason: str | None,
+) -> bytes:
+    """A session that node `giver` transferred to the sender under the mapping of `at_epoch`; terminated with a reason.
+
+    Times are those of the sender's cluster clock.
+    """
+    return _pack(
+        (
+            ADMIT, seq, deadline_ms, session_id, at_epoch, giver, epoch, version, nonce, policy, created_at_ms,
+            expires_at_ms, reason,
+        )
+    )  # fmt: skip
+
+
+def forget(seq: int, deadline_ms: int, session_id: str, version: int, taker: str) -> bytes:
+    """Node `taker` has the session, as of that version, on its disk."""
+    return _pack((FORGET, seq, deadline_ms, session_id, version, taker))
+
+
+def reclaim(seq: int, deadline_ms: int, session_id: str, version: int) -> bytes:
+    """The node to which the session was transferred never got it, and never will."""
+    return _pack((RECLAIM, seq, deadline_ms, session_id, version))
 
 
 # -- groups and batches -----------------------------------------------------------------------------------------------

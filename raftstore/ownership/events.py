@@ -38,6 +38,12 @@ EVENT_NAMES = (
     "Configured",
     "ClockResumed",
     "MalformedBatch",
+    "MappingAdopted",
+    "MappingConfirmed",
+    "MappingSettled",
+    "MappingClosed",
+    "SessionAdmitted",
+    "SessionHandedOver",
 )
 (
     SESSION_CREATED,
@@ -57,6 +63,12 @@ EVENT_NAMES = (
     CONFIGURED,
     CLOCK_RESUMED,
     MALFORMED_BATCH,
+    MAPPING_ADOPTED,
+    MAPPING_CONFIRMED,
+    MAPPING_SETTLED,
+    MAPPING_CLOSED,
+    SESSION_ADMITTED,
+    SESSION_HANDED_OVER,
 ) = range(1, len(EVENT_NAMES))
 
 FIELDS = (

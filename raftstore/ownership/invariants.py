@@ -38,7 +38,7 @@ def _check_session(machine: Machine, session_id: str, s: SessionRecord) -> list[
     rules = (
         (s.session_id == session_id, "filed under another id"),
         (r.ATTACHED <= s.state <= r.TERMINATED, "unknown state"),
-        (s.owner in machine.nodes, "owner never joined"),
+        (s.owner in machine.nodes or _is_away(machine, s), "owner never joined"),
         (1 <= s.epoch <= s.state_version, "epoch outside 1 to state_version"),
         ((s.binding is not None) == (s.state == r.ATTACHED), "bound exactly while ATTACHED"),
         ((s.reattach_by_ms is not None) == (s.state == r.RECOVERING), "reattach_by exactly while RECOVERING"),
@@ -50,6 +50,11 @@ def _check_session(machine: Machine, session_id: str, s: SessionRecord) -> list[
         (s.created_at_ms <= machine.clock_ms and s.created_at_ms < s.expires_at_ms, "impossible times"),
     )
     return [problem for holds, problem in rules if not holds]
+
+
+def _is_away(machine: Machine, s: SessionRecord) -> bool:
+    """Whether it was transferred to a node of another machine, which the mapping knows."""
+    return machine.placement is not None and s.state == r.FROZEN and s.transferred
 
 
 def _check_nodes(machine: Machine) -> list[str]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from raftstore.ownership import commands, events, nodes, reading, snapshot
+from raftstore.ownership import commands, events, nodes, placement, reading, snapshot
 from raftstore.ownership import records as r
 from raftstore.ownership.params import DEFAULTS, Params, lease_length_ms
+from raftstore.ownership.placement import Placement
 from raftstore.ownership.records import NodeRecord, Result, SessionRecord, to_session
 from raftstore.ownership.remembered import Remembered
 from raftstore.ownership.shapes import is_well_formed, readable_id
@@ -32,6 +33,14 @@ HANDLERS: dict[int, Handler] = {
     commands.LEAVE: nodes.leave,
     commands.CREATE: create,
     commands.SWEEP: sweep,
+    commands.ADOPT: placement.adopt,
+    commands.CONFIRM: placement.confirm,
+    commands.SETTLE: placement.settle,
+    commands.CLOSE: placement.close,
+    commands.CREATE_MAPPED: create,
+    commands.ADMIT: placement.admit,
+    commands.FORGET: placement.forget,
+    commands.RECLAIM: placement.reclaim,
     **dict.fromkeys(TABLE, change),
 }
 _WITHOUT_LEASE = (commands.JOIN, commands.RENEW_LEASE)
@@ -64,10 +73,12 @@ class Machine:
         self.index = 0  # of the last entry applied
         self.head = events.GENESIS_HEAD
         self.event_seq = 0  # events so far, over the whole history
-        self.sessions: dict[str, SessionRecord] = {}  # in order of creation; none is ever removed
+        self.sessions: dict[str, SessionRecord] = {}  # in order of creation; removed only by `forget`
         self.nodes: dict[str, NodeRecord] = {}
         self.remembered: dict[str, Remembered] = {}  # of each node's current incarnation
         self.tally = Tally()
+        self.placement: Placement | None = None  # of the sticky strategy
+        self.departed: dict[str, int] = {}  # sessions that went to other machines, with their last versions here
 
     # -- applying ------------------------------------------------------------------------------------------------
 
@@ -100,10 +111,13 @@ class Machine:
             sessions=self.sessions,
             nodes=self.nodes,
             tally=self.tally,
+            placement=self.placement,
+            departed=self.departed,
         )
 
     def _finish(self, step: Step, groups: list[GroupResults], resumed: bool) -> Applied:
         self.index = step.index
+        self.placement = step.placement
         packed = b""
         if step.events:
             self.event_seq = step.number
@@ -237,4 +251,5 @@ class Machine:
 
 def _session_of(op: Op) -> str | None:
     """The session that a well-formed op is about."""
-    return op[3] if commands.CREATE <= op[0] < commands.SWEEP else None
+    kind = op[0]
+    return op[3] if commands.CREATE <= kind < commands.SWEEP or kind >= commands.CREATE_MAPPED else None

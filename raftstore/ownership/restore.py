@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from raftstore.ownership import placement
 from raftstore.ownership import records as r
 from raftstore.ownership.commands import INCARNATION_MAX, NUMBER_MAX, POLICIES, SEQ_MAX, is_id, is_number, unpack
 from raftstore.ownership.machine import Machine
 from raftstore.ownership.params import DEFAULTS, is_param
 from raftstore.ownership.records import NodeRecord, Result, SessionRecord
 from raftstore.ownership.remembered import Remembered
-from raftstore.ownership.snapshot import FORMAT_NAME, FORMAT_VERSION, HEADER, RESULTS, SESSIONS, TRAILER
+from raftstore.ownership.snapshot import (
+    DEPARTED,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    HEADER,
+    PLACEMENT,
+    RESULTS,
+    SESSIONS,
+    TRAILER,
+)
 
 
 def restore(chunks: Iterable[bytes]) -> Machine:
@@ -71,8 +81,16 @@ class _Reader:
                 self._session(fields)
         elif kind == RESULTS and len(value) == 3 and type(value[2]) is list:
             self._remembered(value[1], value[2])
+        elif kind == PLACEMENT and len(value) == 2:
+            self._machine.placement = placement.read_placement(value[1])
+        elif kind == DEPARTED and len(value) == 2 and type(value[1]) is list:
+            for mark in value[1]:
+                self._departed(mark)
         else:
-            _check(kind == TRAILER and value[1:] == [len(self._machine.sessions), self._results], "trailer")
+            counts = [len(self._machine.sessions), self._results]
+            if self._machine.placement is not None:
+                counts.append(len(self._machine.departed))
+            _check(kind == TRAILER and value[1:] == counts, "trailer")
             self.complete = True
 
     def _header(self, value: list[Any]) -> None:
@@ -103,6 +121,11 @@ class _Reader:
         node = NodeRecord(node_id, incarnation, lease_ms, fence_ms, draining, left, tuple(former))
         self._machine.nodes[node_id] = node
         self._machine.remembered[node_id] = Remembered(low_seq)
+
+    def _departed(self, mark: Any) -> None:
+        _check(type(mark) is list and len(mark) == 2 and is_id(mark[0]) and is_number(mark[1], 1, NUMBER_MAX), "mark")
+        _check(mark[0] not in self._machine.sessions and mark[0] not in self._machine.departed, "mark twice")
+        self._machine.departed[mark[0]] = mark[1]
 
     def _session(self, fields: Any) -> None:
         record = self._record(fields)

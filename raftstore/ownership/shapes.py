@@ -7,11 +7,13 @@ single values only, never at state, so every replica answers alike.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from raftstore.ownership import commands as c
-from raftstore.ownership.commands import NUMBER_MAX, is_binding, is_id
+from raftstore.ownership.commands import INCARNATION_MAX, NUMBER_MAX, is_binding, is_id, is_number
 from raftstore.ownership.params import is_param
+from raftstore.ownership.placement import INVOLVED_MAX, NODES_MAX
 
 Check = Callable[[list[Any]], bool]
 
@@ -76,6 +78,79 @@ def _configure(op: list[Any]) -> bool:
     return _pairs(op[3], c.PARAMS_MAX) and all(is_param(key, value) for key, value in op[3])
 
 
+def _ids(value: Any, items_max: int) -> bool:
+    """Node ids in strictly rising order."""
+    return (
+        type(value) is list
+        and len(value) <= items_max
+        and all(map(is_id, value))
+        and all(a < b for a, b in pairwise(value))
+    )
+
+
+def is_mapping(value: Any) -> bool:
+    """Whether a decoded value holds the fields of a mapping record.
+
+    The ids rise, so that equal mappings are equal bytes; a lost node is in no mapping.
+    """
+    if type(value) is not list or len(value) != 4:
+        return False
+    epoch, nodes, sources, lost = value
+    return (
+        _natural(epoch)
+        and epoch > 0
+        and type(nodes) is list
+        and 0 < len(nodes) <= NODES_MAX
+        and all(type(node) is list and len(node) == 3 for node in nodes)
+        and _ids([node[0] for node in nodes], NODES_MAX)
+        and all(_natural(node[1]) and type(node[2]) is bool for node in nodes)
+        and _ids(sources, INVOLVED_MAX)
+        and _ids(lost, INVOLVED_MAX)
+        and not any(node[0] in lost for node in nodes)
+    )
+
+
+def _adopt(op: list[Any]) -> bool:
+    return is_mapping(op[3:])
+
+
+def _confirm(op: list[Any]) -> bool:
+    return (
+        is_id(op[3])
+        and _natural(op[4])
+        and type(op[5]) is bytes
+        and len(op[5]) == 32
+        and is_number(op[6], 0, INCARNATION_MAX)
+        and _ids(op[7], INVOLVED_MAX)
+    )
+
+
+def _epoch(op: list[Any]) -> bool:
+    return _natural(op[3])
+
+
+def _create_mapped(op: list[Any]) -> bool:
+    return _create(op) and _natural(op[7])
+
+
+def _admit(op: list[Any]) -> bool:
+    _, _, _, sid, at_epoch, giver, epoch, version, nonce, policy, created_at_ms, expires_at_ms, reason = op
+    return (
+        is_id(sid)
+        and is_id(giver)
+        and all(map(_natural, (at_epoch, epoch, version, nonce, created_at_ms, expires_at_ms)))
+        and 1 <= epoch <= version
+        and created_at_ms < expires_at_ms
+        and type(policy) is str
+        and policy in c.POLICIES
+        and (reason is None or is_id(reason))
+    )
+
+
+def _forget(op: list[Any]) -> bool:
+    return _session(op) and is_id(op[5])
+
+
 # kind -> (number of items, check of the arguments)
 SHAPES: dict[int, tuple[int, Check]] = {
     c.CONFIGURE: (4, _configure),
@@ -94,6 +169,14 @@ SHAPES: dict[int, tuple[int, Check]] = {
     c.FAILOVER: (6, _maybe_bound),
     c.TERMINATE: (7, _terminate),
     c.SWEEP: (4, _sweep),
+    c.ADOPT: (7, _adopt),
+    c.CONFIRM: (8, _confirm),
+    c.SETTLE: (4, _epoch),
+    c.CLOSE: (4, _epoch),
+    c.CREATE_MAPPED: (8, _create_mapped),
+    c.ADMIT: (13, _admit),
+    c.FORGET: (6, _forget),
+    c.RECLAIM: (5, _session),
 }
 
 

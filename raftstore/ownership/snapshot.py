@@ -1,8 +1,8 @@
 """The whole state as chunks of bytes; `restore` reads them back.
 
 Records are immutable, so a shallow copy of the dictionaries is a frozen state: another thread can pack it while the
-machine goes on. Chunks are msgpack values: a header, then sessions and remembered results in slices, then a trailer
-with the counts. Storage adds checksums.
+machine goes on. Chunks are msgpack values: a header, then sessions, remembered results and what a sticky node knows of
+other machines in slices, then a trailer with the counts. Storage adds checksums.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMAT_NAME = "raftstore-ownership"
 FORMAT_VERSION = 1
 SLICE_RECORDS = 500  # packed at one go, hence how long a packing thread keeps the interpreter
 
-HEADER, SESSIONS, RESULTS, TRAILER = 0, 1, 2, 3
+HEADER, SESSIONS, RESULTS, TRAILER, PLACEMENT, DEPARTED = 0, 1, 2, 3, 4, 5
 
 
 class FrozenState:
@@ -38,6 +38,8 @@ class FrozenState:
         self.params: Params = dict(machine.params)
         self.sessions = machine.sessions.copy()
         self.nodes = machine.nodes.copy()
+        self.placement = machine.placement
+        self.departed = machine.departed.copy()
         self.remembered = {node_id: memory.copy() for node_id, memory in machine.remembered.items()}
 
     def chunks(self) -> Iterator[bytes]:
@@ -53,7 +55,13 @@ class FrozenState:
             items = iter(memory.results.items())
             while part := list(islice(items, SLICE_RECORDS)):
                 yield pack((RESULTS, node_id, part))
-        yield pack((TRAILER, len(self.sessions), results))
+        if self.placement is not None:
+            yield pack((PLACEMENT, self.placement))
+        marks = iter(self.departed.items())
+        while portion := list(islice(marks, SLICE_RECORDS)):
+            yield pack((DEPARTED, portion))
+        counts = (len(self.sessions), results)
+        yield pack((TRAILER, *counts) if self.placement is None else (TRAILER, *counts, len(self.departed)))
 
     def _header(self) -> tuple[Any, ...]:
         nodes = [[*node, self.remembered[node.node_id].low_seq] for node in self.nodes.values()]
@@ -70,4 +78,6 @@ def digest(state: FrozenState) -> bytes:
         total.update(pack((node, memory.low_seq, sorted(memory.results.items(), key=lambda item: item[0]))))
     for _, record in sorted(state.sessions.items()):
         total.update(pack(record))
+    if state.placement is not None:
+        total.update(pack((state.placement, sorted(state.departed.items()))))
     return total.digest()

@@ -6,11 +6,14 @@ what is allowed: `transitions`, `nodes` and `sweep` decide.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raftstore.ownership import events
 from raftstore.ownership.params import Params
 from raftstore.ownership.records import ATTACHED, FROZEN, REASON_TEXTS, RECOVERING, NodeRecord, Result, SessionRecord
+
+if TYPE_CHECKING:
+    from raftstore.ownership.placement import Placement
 
 Op = list[Any]  # [kind, seq, deadline_ms, ...arguments], well-formed
 
@@ -39,6 +42,7 @@ class Step:
 
     __slots__ = (
         "changed",
+        "departed",
         "events",
         "incarnation",
         "index",
@@ -48,6 +52,7 @@ class Step:
         "now_ms",
         "number",
         "params",
+        "placement",
         "sessions",
         "tally",
         "wall_ms",
@@ -64,6 +69,8 @@ class Step:
         sessions: dict[str, SessionRecord],
         nodes: dict[str, NodeRecord],
         tally: Tally,
+        placement: Placement | None,
+        departed: dict[str, int],
     ) -> None:
         self.index = index
         self.now_ms = now_ms
@@ -73,6 +80,8 @@ class Step:
         self.sessions = sessions
         self.nodes = nodes
         self.tally = tally
+        self.placement = placement
+        self.departed = departed
         self.node_id: str | None = None
         self.incarnation = 0
         self.events: list[events.Event] = []
@@ -108,6 +117,21 @@ class Step:
             )
         )  # fmt: skip
         return (0, new)
+
+    def remove(self, op: Op, record: SessionRecord, event: int, taker: str) -> Result:
+        """A session has gone to another machine. A mark of its last version stays, so that it cannot begin anew."""
+        sid, state, _, epoch, version = record[:5]
+        del self.sessions[sid]
+        self.departed[sid] = version
+        self.tally.add(record, -1)
+        self.number = number = self.number + 1
+        self.events.append(
+            (
+                number, self.index, self.now_ms, self.wall_ms, event, sid, self.node_id, op[0], self.incarnation,
+                op[1], state, 0, taker, epoch, version, None, None,
+            )
+        )  # fmt: skip
+        return (0, record)
 
     def refuse(self, op: Op, code: int, record: SessionRecord | None = None, sid: str | None = None) -> Result:
         """Write a refusal down: nothing changes but the audit trail. The result carries the current record."""

@@ -44,26 +44,21 @@ def overdue(record: SessionRecord, nodes: dict[str, NodeRecord], now_ms: int) ->
 
     TTL passed; reattach window passed; owner lost and policy terminate; freeze stalled; owner restarted, the older
     process certainly dead, and with it the binding. A lost owner under policy deny changes nothing here: the session
-    waits for a failover.
+    waits for a failover. A session whose owner is a node of another machine is that machine's to end.
     """
     state = record.state
-    if state == TERMINATED:
+    owner = nodes.get(record.owner)
+    if state == TERMINATED or owner is None:
         return None
     if now_ms >= record.expires_at_ms:
         return TERMINATED, TTL_EXPIRED
     if record.reattach_by_ms is not None and now_ms >= record.reattach_by_ms:
         return TERMINATED, REATTACH_WINDOW
-    owner = nodes.get(record.owner)
     if record.policy == "terminate" and is_lost(owner, now_ms):
         return TERMINATED, OWNER_LOST
     if record.freeze_by_ms is not None and now_ms >= record.freeze_by_ms:
         return RECOVERING, RESUME_TIMEOUT if record.transferred else FREEZE_TIMEOUT
-    if (
-        state == ATTACHED
-        and owner is not None
-        and record.owner_inc != owner.incarnation
-        and now_ms >= owner.fence_until_ms
-    ):
+    if state == ATTACHED and record.owner_inc != owner.incarnation and now_ms >= owner.fence_until_ms:
         return RECOVERING, OWNER_RESTARTED
     return None
 
@@ -183,7 +178,10 @@ class DueIndex:
 
     def _judge(self, session_id: str, now_ms: int, found: list[tuple[str, int]]) -> None:
         """Offer the session if it is overdue, and file it for the next look."""
-        record = self._machine.sessions[session_id]
+        record = self._machine.sessions.get(session_id)
+        if record is None:
+            del self._filed[session_id]  # it went to another machine
+            return
         slot = next_due_ms(record) // SLOT_MS + 1
         if overdue(record, self._machine.nodes, now_ms) is not None:
             found.append((session_id, record.state_version))
@@ -211,7 +209,9 @@ class DueIndex:
         while scan and visits < VISITS_MAX and len(found) < limit:
             visits += 1
             session_id = scan.pop()
-            record = self._machine.sessions[session_id]
-            if session_id not in offered and overdue(record, nodes, now_ms) is not None:
+            record = self._machine.sessions.get(session_id)
+            if record is None or session_id in offered:
+                continue
+            if overdue(record, nodes, now_ms) is not None:
                 found.append((session_id, record.state_version))
                 self._file(session_id, now_ms // SLOT_MS + RETRY_SLOTS)

@@ -14,7 +14,8 @@ Every op meets these checks in this order; the first that fails is the answer. (
      5  deadline not before the entry's time                REQUEST_EXPIRED
      6  node has not left                                   NODE_NOT_LIVE
      7  node's lease runs (join, renew_lease: not asked)    NODE_NOT_LIVE
-     8  session exists (create: does not)                   SESSION_NOT_FOUND (SESSION_TERMINATED, SESSION_EXISTS)
+     8  session exists (create: does not, and the mapping   SESSION_NOT_FOUND (SESSION_TERMINATED, SESSION_EXISTS,
+        by which it is made still holds)                    OWNERSHIP_CONFLICT)
      9  session not terminated                              SESSION_TERMINATED
     10  TTL and reattach window run at the entry's time     SESSION_EXPIRED
     11  authority, and with it the expected version         see the three kinds below
@@ -28,6 +29,7 @@ Authority:
     OPERATOR  as OWNER, but an op marked as an operator's needs the right version only.
     SUCCESSOR the owner itself: INVALID_TRANSITION. Wrong version: OWNERSHIP_CONFLICT while the present owner lives
               (someone else was faster), else VERSION_MISMATCH. Owner lives: OWNER_STILL_LIVE.
+    Nobody has authority over a session that went to a node of another machine: OWNERSHIP_CONFLICT (see `placement`).
 
 Answers to the ownership model: section 3 (transfer in four steps), 4 (one CAS wins), 5 (no continuation on both
 sides), 6 (versions), 8 (invariants). Node ops are in `nodes`, the sweep in `sweep`.
@@ -40,6 +42,7 @@ from typing import NamedTuple
 
 from raftstore.ownership import commands, events
 from raftstore.ownership import records as r
+from raftstore.ownership.placement import epoch_of, is_away
 from raftstore.ownership.records import ATTACHED, FROZEN, OK, RECOVERING, NodeRecord, Result, SessionRecord, is_lost
 from raftstore.ownership.step import Op, Step, attached, recovering
 from raftstore.ownership.sweep import terminated
@@ -79,12 +82,16 @@ def _succession(owner: NodeRecord, record: SessionRecord, now_ms: int) -> int:
 def _operator(step: Step, actor: NodeRecord, op: Op, record: SessionRecord) -> int:
     if not op[6]:
         return _owner(step, actor, op, record)
+    if is_away(step, record):
+        return r.OWNERSHIP_CONFLICT
     return OK if record.state_version == op[4] else r.VERSION_MISMATCH
 
 
 def _successor(step: Step, actor: NodeRecord, op: Op, record: SessionRecord) -> int:
     if record.owner == actor.node_id:
         return r.INVALID_TRANSITION
+    if is_away(step, record):
+        return r.OWNERSHIP_CONFLICT
     lost = is_lost(step.nodes.get(record.owner), step.now_ms)
     if record.state_version != op[4]:
         return r.VERSION_MISMATCH if lost else r.OWNERSHIP_CONFLICT
@@ -143,7 +150,7 @@ def _freeze(step: Step, actor: NodeRecord, op: Op, record: SessionRecord) -> Res
     reason, target = op[5], op[6]
     if target == actor.node_id:
         return step.refuse(op, r.INVALID_TRANSITION, record)
-    code = _can_take(step.nodes.get(target), step.now_ms)
+    code = _can_take(step, target)
     if code:
         return step.refuse(op, code, record)
     new = record._replace(
@@ -159,25 +166,30 @@ def _freeze(step: Step, actor: NodeRecord, op: Op, record: SessionRecord) -> Res
     return step.commit(op, record, new, events.FROZE, reason, target)
 
 
-def _can_take(target: NodeRecord | None, now_ms: int) -> int:
-    """Whether a node can be given a session."""
-    if target is None or target.left or target.lease_until_ms <= now_ms:
+def _can_take(step: Step, target_id: str) -> int:
+    """Whether a node can be given a session. One of another machine is known by the mapping alone."""
+    placement = step.placement
+    if placement is not None:
+        return OK if target_id in placement.mapping.node_ids else r.NODE_NOT_LIVE
+    target = step.nodes.get(target_id)
+    if target is None or target.left or target.lease_until_ms <= step.now_ms:
         return r.NODE_NOT_LIVE
     return r.NODE_DRAINING if target.draining else OK
 
 
 def _transfer(step: Step, actor: NodeRecord, op: Op, record: SessionRecord) -> Result:
     """The new owner gets a full freeze timeout of its own to resume in."""
-    target = step.nodes.get(record.target or "")
-    code = r.INVALID_TRANSITION if record.transferred else _can_take(target, step.now_ms)
-    if code or target is None:
+    target_id = record.target or ""
+    code = r.INVALID_TRANSITION if record.transferred else _can_take(step, target_id)
+    if code:
         return step.refuse(op, code, record)
+    target = step.nodes.get(target_id)
     new = record._replace(
-        owner=target.node_id,
+        owner=target_id,
         epoch=record.epoch + 1,
         state_version=record.state_version + 1,
         freeze_by_ms=step.soon_ms("freeze_timeout_ms"),
-        owner_inc=target.incarnation,
+        owner_inc=0 if target is None else target.incarnation,
         transferred=True,
     )
     return step.commit(op, record, new, events.OWNER_CHANGED, "TRANSFER", record.owner)
@@ -269,15 +281,21 @@ def change(step: Step, actor: NodeRecord, op: Op) -> Result:
 
 
 def create(step: Step, actor: NodeRecord, op: Op) -> Result:
-    """Apply a create: from nothing to ATTACHED or RECOVERING, owned by the actor, version and epoch 1."""
-    _, _, _, sid, binding, ttl_ms, policy = op
+    """Apply a create: from nothing to ATTACHED or RECOVERING, owned by the actor, version and epoch 1.
+
+    Where a mapping places sessions, the op names the epoch by which it was judged to belong here.
+    """
+    _, _, _, sid, binding, ttl_ms, policy = op[:7]
     record = step.sessions.get(sid)
     if record is not None:
         return step.refuse(op, standing(record, step.now_ms) or r.SESSION_EXISTS, record)
+    at_epoch = op[7] if op[0] == commands.CREATE_MAPPED else 0
+    if at_epoch != epoch_of(step.placement) or sid in step.departed:
+        return step.refuse(op, r.OWNERSHIP_CONFLICT, None, sid)
     if actor.draining:
         return step.refuse(op, r.NODE_DRAINING, None, sid)
     params = step.params
-    if ttl_ms > params["ttl_max_ms"] or len(step.sessions) >= params["sessions_max"]:  # type: ignore[operator]
+    if ttl_ms > params["ttl_max_ms"] or len(step.sessions) + len(step.departed) >= params["sessions_max"]:  # type: ignore[operator]
         return step.refuse(op, r.LIMIT_EXCEEDED, None, sid)
     now_ms = step.now_ms
     stored = r.join_binding(binding)

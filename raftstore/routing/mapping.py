@@ -65,6 +65,7 @@ def cost(h: int) -> int:
 
     n = 2h + 1; e = position of its highest bit; f = (n << (64 - e)) - 2^64, the 64 bits below that one; k = f >> 56;
     r = (f >> 24) AND (2^32 - 1); L = ((65 - e) << 32) - T[k] - ((T[k + 1] - T[k]) * r >> 32), T being LOG_TABLE.
+    T rises, and interpolation starts at T[k] and stays below T[k + 1]: hence the falling, and no 0 at the end.
     """
     n = 2 * h + 1
     e = n.bit_length() - 1
@@ -72,6 +73,17 @@ def cost(h: int) -> int:
     k, r = f >> 56, f >> 24 & 0xFFFFFFFF
     low = LOG_TABLE[k]
     return ((65 - e) << LOG_BITS) - low - ((LOG_TABLE[k + 1] - low) * r >> LOG_BITS)
+
+
+# Bounds on the cost of an h by its highest bits, its bucket: _LEAST[bucket] <= cost(h) <= _MOST[bucket], because the
+# cost falls as h grows or stays. The last bucket has no next one to be bounded by, but no cost is below 1.
+_BUCKET_BITS = 12  # leaves one session in 700 of 5 nodes open; one bit more would halve that and double the tables
+_BUCKET_SHIFT = 64 - _BUCKET_BITS
+_BUCKET_LAST = 2**_BUCKET_BITS - 1
+_MOST = tuple(cost(bucket << _BUCKET_SHIFT) for bucket in range(2**_BUCKET_BITS))
+_LEAST = (*_MOST[1:], 1)
+_SHARE_BITS = 32
+_BEYOND = _MOST[0] * 2 ** (_SHARE_BITS + 1)  # above every bound: no share is more than 2^_SHARE_BITS
 
 
 class MappingNode(NamedTuple):
@@ -86,7 +98,9 @@ class MappingNode(NamedTuple):
         return self.weight > 0 and not self.draining
 
 
-_Group = tuple[int, tuple[tuple[int, str], ...]]
+# What a lookup needs of a node that takes sessions: seed, share, node. The share is floor(2^_SHARE_BITS / weight):
+# multiplying by it divides by the weight. A plain tuple, because the interpreter reads named ones more slowly.
+_Taking = tuple[int, int, MappingNode]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +109,7 @@ class Mapping:
 
     epoch: int
     nodes: tuple[MappingNode, ...]
-    _groups: tuple[_Group, ...] = field(init=False, repr=False, compare=False)  # by weight: (seed, node id)
+    _taking: tuple[_Taking, ...] = field(init=False, repr=False, compare=False)  # by node id
     _minted: dict[str, str] = field(init=False, repr=False, compare=False)  # prefix -> node that takes sessions
 
     def __post_init__(self) -> None:
@@ -103,12 +117,8 @@ class Mapping:
             raise InvalidArgument("epoch", f"must be an integer from 1 to {EPOCH_MAX}")
         nodes = tuple(sorted(_checked(self.nodes)))
         taking = [node for node in nodes if node.takes_sessions]
-        groups = tuple(
-            (weight, tuple((_seed(n.node_id), n.node_id) for n in taking if n.weight == weight))
-            for weight in sorted({n.weight for n in taking})
-        )
         object.__setattr__(self, "nodes", nodes)
-        object.__setattr__(self, "_groups", groups)
+        object.__setattr__(self, "_taking", tuple((_seed(n.node_id), 2**_SHARE_BITS // n.weight, n) for n in taking))
         object.__setattr__(self, "_minted", {minted_prefix(n.node_id): n.node_id for n in taking})
 
     @classmethod
@@ -117,23 +127,51 @@ class Mapping:
         return cls(epoch, tuple(MappingNode(node_id, weight) for node_id, weight in weights.items()))
 
     def owner(self, session_id: str) -> str | None:
-        """The node to which the session maps; None when no node takes sessions. ValueError unless ASCII."""
+        """The node to which the session maps; None when no node takes sessions. ValueError unless ASCII.
+
+        Decides by bounds on cost / weight, in units of 2^-_SHARE_BITS, and computes costs only where bounds leave the
+        owner open. They never decide otherwise than costs would:
+
+        - share <= 2^_SHARE_BITS / weight < share + 1, and no cost is 0: so the cost / weight of a node is at least
+          _LEAST[its bucket] * share and below _MOST[its bucket] * (share + 1).
+        - `least` is the smallest of these lower bounds, that of `best`; `second` is the smallest of all others.
+        - Where `most`, the upper bound of `best`, is not above `second`, its cost / weight is below that of every other
+          node. It owns the session, and nothing ties with it. All else, ties included, is left to `_exact_owner`.
+        """
         if len(session_id) == MINTED_CHARS:
             node_id = self._minted.get(session_id[:PREFIX_CHARS])
             if node_id is not None and is_minted(session_id):
                 return node_id
         s = _from_bytes(sha256(session_id.encode("ascii")).digest()[:8], "big")
-        best: str | None = None
-        best_cost = best_weight = best_h = 0
-        for weight, members in self._groups:
-            h, node_id = _highest(s, members)
-            if len(self._groups) == 1:
-                return node_id
-            group_cost = cost(h)
-            ours, theirs = group_cost * best_weight, best_cost * weight  # cost / weight, without dividing
-            if best is None or (ours, -h, node_id) < (theirs, -best_h, best):
-                best, best_cost, best_weight, best_h = node_id, group_cost, weight, h
-        return best
+        least = second = _BEYOND
+        most, best = 0, None
+        for seed, share, node in self._taking:  # the time goes here and into SHA-256: no calls, nothing built
+            a = (s ^ seed) * _MIX_1 & _MASK
+            bucket = (a ^ a >> 33) * _MIX_2 >> _BUCKET_SHIFT & _BUCKET_LAST
+            bound = _LEAST[bucket] * share
+            if bound < least:
+                least, second = bound, least
+                most, best = _MOST[bucket] * (share + 1), node
+            elif bound < second:
+                second = bound
+        if best is not None and most <= second:
+            return best.node_id
+        return self._exact_owner(s)
+
+    def _exact_owner(self, s: int) -> str | None:
+        """The owner by the formula as it stands. Nodes come by id: of those equal in everything the first stays."""
+        best: MappingNode | None = None
+        best_cost = best_h = 0
+        for seed, _, node in self._taking:
+            a = (s ^ seed) * _MIX_1 & _MASK
+            h = (a ^ a >> 33) * _MIX_2 & _MASK
+            node_cost = cost(h)
+            if best is not None:
+                ours, theirs = node_cost * best.weight, best_cost * node.weight  # cost / weight, without dividing
+                if ours > theirs or (ours == theirs and h <= best_h):
+                    continue
+            best, best_cost, best_h = node, node_cost, h
+        return None if best is None else best.node_id
 
     def digest(self) -> str:
         """Hex SHA-256 over formula, epoch and nodes: two nodes with the same digest map every session alike.
@@ -154,17 +192,6 @@ def moved(old: Mapping, new: Mapping, session_ids: Iterable[str]) -> Iterator[tu
         before, after = old.owner(session_id), new.owner(session_id)
         if before != after:
             yield session_id, before, after
-
-
-def _highest(s: int, members: tuple[tuple[int, str], ...]) -> tuple[int, str]:
-    """The largest h of nodes of one weight, and its node. They come by id: of equals the first stays."""
-    best, best_id = -1, ""
-    for seed, node_id in members:
-        a = (s ^ seed) * _MIX_1 & _MASK
-        h = (a ^ a >> 33) * _MIX_2 & _MASK
-        if h > best:
-            best, best_id = h, node_id
-    return best, best_id
 
 
 def _seed(node_id: str) -> int:

@@ -16,14 +16,20 @@ from raftstore.storage.wal_reading import corrupt, read_file
 
 FILE_NAME = "identity"
 FORMAT_VERSION = 1
+DEFAULT_STRATEGY = "shared"  # of a directory that names none
 
 
 class Identity(NamedTuple):
-    """Name of the cluster, id of the node, and when (wall milliseconds, for people) the directory was set up."""
+    """Name of the cluster, id of the node, when (wall milliseconds, for people) the directory was set up, and for what.
+
+    The strategy stands in the file only where it is not "shared": so a shared node's directory is what it was before
+    there was a choice, and reads the same.
+    """
 
     cluster: str
     node_id: str
     created_wall_ms: int
+    strategy: str = DEFAULT_STRATEGY
 
 
 def read_identity(disk: Disk, directory: str) -> Identity | None:
@@ -37,18 +43,21 @@ def read_identity(disk: Disk, directory: str) -> Identity | None:
             raise ValueError("the checksum is wrong")
         fields = json.loads(text)
         version = fields.pop("format_version")
-        identity = Identity(**fields)
+        if version != FORMAT_VERSION:
+            needed = f"format version {version}, this program reads {FORMAT_VERSION}; use its version"
+            raise StorageError(f"{path}: {needed}")
+        return Identity(**fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise corrupt(path, 0, f"not an identity file ({error})") from None
-    if version != FORMAT_VERSION:
-        raise StorageError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use its version")
-    return identity
 
 
 def write_identity(disk: Disk, directory: str, identity: Identity) -> None:
     """Set up the identity; durable on return. May raise OSError."""
     path = f"{directory}/{FILE_NAME}"
-    text = json.dumps({"format_version": FORMAT_VERSION, **identity._asdict()}, sort_keys=True).encode() + b"\n"
+    fields = {"format_version": FORMAT_VERSION, **identity._asdict()}
+    if identity.strategy == DEFAULT_STRATEGY:
+        del fields["strategy"]
+    text = json.dumps(fields, sort_keys=True).encode() + b"\n"
     file = disk.open(f"{path}.tmp", create=True)
     try:
         file.truncate(0)
@@ -60,10 +69,21 @@ def write_identity(disk: Disk, directory: str, identity: Identity) -> None:
     disk.sync_dir(directory)
 
 
-def check_identity(directory: str, found: Identity, *, cluster: str, node_id: str) -> None:
-    """Raises StorageError, naming what was found and expected, when the directory is another's."""
-    if (found.cluster, found.node_id) != (cluster, node_id):
+def check_identity(directory: str, found: Identity, wanted: Identity) -> None:
+    """Raises StorageError, naming found and wanted, when the directory is another's or of the other strategy.
+
+    Both strategies keep the same kind of log, but it does not mean the same: one is a copy of what a majority decided
+    for all nodes, the other is one node's own word. Taken for the other, either could own a session twice.
+    """
+    if (found.cluster, found.node_id) != (wanted.cluster, wanted.node_id):
         raise StorageError(
-            f"{directory}: belongs to node {found.node_id!r} of cluster {found.cluster!r}, not to node {node_id!r} of "
-            f"cluster {cluster!r}; give this node a data directory of its own"
+            f"{directory}: belongs to node {found.node_id!r} of cluster {found.cluster!r}, not to node "
+            f"{wanted.node_id!r} of cluster {wanted.cluster!r}; give this node a data directory of its own"
+        )
+    if found.strategy != wanted.strategy:
+        raise StorageError(
+            f"{directory}: belongs to strategy {found.strategy!r}, this node is to run with {wanted.strategy!r}, and "
+            f"sessions do not travel between strategies; go back to {found.strategy!r}, or let the sessions end (or "
+            "accept that they end), stop all nodes, give every node an empty data directory (and audit directory, "
+            f"where that is kept elsewhere), and start them with {wanted.strategy!r}"
         )

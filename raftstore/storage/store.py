@@ -62,6 +62,7 @@ class Store:
         *,
         cluster: str,
         node_id: str,
+        strategy: str = identities.DEFAULT_STRATEGY,
         limits: Limits = DEFAULT_LIMITS,
         entropy: Callable[[int], bytes] = os.urandom,
         wall_ms: int = 0,
@@ -69,18 +70,19 @@ class Store:
         """Lock, set up or recover the data directory; everything returned is durable.
 
         `entropy` names segments (any bytes that do not repeat), `wall_ms` dates a new directory, for people.
-        Raises StorageError (foreign, in use, or the disk failed) and CorruptionError (never guess: refuse).
+        Raises StorageError (foreign, of another strategy, in use, or the disk failed) and CorruptionError (never
+        guess: refuse).
         """
         store = cls(disk, directory, Owner(digest16(cluster), digest16(node_id)), limits, entropy)
         with ExitStack() as undo:
             undo.callback(store.abandon)
             with store._guard("opening"):
-                recovered = store._open(cluster, node_id, wall_ms)
+                recovered = store._open(identities.Identity(cluster, node_id, wall_ms, strategy))
             undo.pop_all()
         return store, recovered
 
     # --- opening -------------------------------------------------------------------------------------
-    def _open(self, cluster: str, node_id: str, wall_ms: int) -> Recovered:
+    def _open(self, wanted: identities.Identity) -> Recovered:
         disk, directory = self._disk, self.directory
         disk.makedirs(directory)
         try:
@@ -89,9 +91,9 @@ class Store:
             raise StorageError(f"{directory}: in use ({error.strerror}); stop that process first") from None
         found = identities.read_identity(disk, directory)
         if found is None:
-            self._set_up(identities.Identity(cluster, node_id, wall_ms))
+            self._set_up(wanted)
         else:
-            identities.check_identity(directory, found, cluster=cluster, node_id=node_id)
+            identities.check_identity(directory, found, wanted)
         disk.sync_dir(directory)
         for needed in (self._wal_directory, self._snapshots.directory):
             if not disk.exists(needed):

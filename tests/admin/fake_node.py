@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from raftstore.errors import InvalidArgument, Rejected, Unavailable
+from raftstore.routing import Mapping
 from raftstore.types import Binding, OpId, Reason, Session, SessionState
 
 NOW_MS = 1_000_000
@@ -31,6 +32,7 @@ class FakeNode:
         self.outcomes: dict[OpId, dict[str, Any]] = {}
         self.is_ready = True
         self.extra_status: dict[str, Any] = {}
+        self.mapping = Mapping.of(1, {"vpn-1": 1, "vpn-2": 1, "vpn-3": 1})
 
     async def _op(self, op: str, session_id: str, arguments: dict[str, Any]) -> None:
         self.calls.append((op, session_id, {k: v for k, v in arguments.items() if v is not None}))
@@ -118,6 +120,9 @@ class FakeNode:
         owned = session is not None and session.owner == self.node_id and session.state is SessionState.ATTACHED
         return session.epoch if owned and session is not None else None
 
+    def preferred_owner(self, session_id: str) -> str | None:
+        return self.mapping.owner(session_id)
+
     async def list_sessions(
         self,
         *,
@@ -174,7 +179,7 @@ class FakeNode:
     def explain(self, session_id: str) -> dict[str, Any]:
         session = self.sessions.get(session_id)
         if session is None:
-            raise Rejected(Reason.SESSION_NOT_FOUND)
+            return {"session": None, "owned_since_index": None, "reattach_here": "would be refused"}
         return {"session": session.as_dict(), "owned_since_index": 17, "reattach_here": "OWNERSHIP_CONFLICT"}
 
     def outcome(self, op_id: OpId) -> dict[str, Any] | None:

@@ -78,14 +78,21 @@ def test_ids_of_every_printable_character_arrive_whole(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+REFUSED = {"outcome": "rejected", "session": None, "preferred_owner": FakeNode().preferred_owner("s")}
 OUTCOMES: list[tuple[Exception, int, dict[str, Any]]] = [
+    (Rejected(Reason.OWNERSHIP_CONFLICT), 409, REFUSED | {"reason": "OWNERSHIP_CONFLICT"}),
     (
-        Rejected(Reason.OWNERSHIP_CONFLICT),
+        Rejected(Reason.OWNERSHIP_CONFLICT, owner="vpn-2", detail="session maps to vpn-2"),
         409,
-        {"outcome": "rejected", "reason": "OWNERSHIP_CONFLICT", "session": None},
+        REFUSED | {"reason": "OWNERSHIP_CONFLICT", "owner": "vpn-2", "detail": "session maps to vpn-2"},
     ),
-    (Rejected(Reason.SESSION_NOT_FOUND), 404, {"outcome": "rejected", "reason": "SESSION_NOT_FOUND", "session": None}),
+    (Rejected(Reason.SESSION_NOT_FOUND), 404, REFUSED | {"reason": "SESSION_NOT_FOUND"}),
     (Unavailable(Reason.NO_QUORUM), 503, {"outcome": "unavailable", "reason": "NO_QUORUM"}),
+    (
+        Unavailable(Reason.MAPPING_UNSETTLED, "vpn-2 has epoch 4"),
+        503,
+        {"outcome": "unavailable", "reason": "MAPPING_UNSETTLED", "detail": "vpn-2 has epoch 4"},
+    ),
     (
         Unavailable(Reason.OVERLOADED, "8192 ops wait"),
         503,
@@ -100,7 +107,7 @@ OUTCOMES: list[tuple[Exception, int, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("failure", "status", "body"), OUTCOMES, ids=[str(o[0])[:20] for o in OUTCOMES])
+@pytest.mark.parametrize(("failure", "status", "body"), OUTCOMES, ids=[str(o[0])[:24] for o in OUTCOMES])
 def test_each_outcome_has_its_status(tmp_path: Path, failure: Exception, status: int, body: dict[str, Any]) -> None:
     """What became of an op is told by status and reason, for ops and reads alike."""
 
@@ -330,7 +337,7 @@ async def reads(served: Served) -> None:
     assert await call("GET", "/v1/sessions/s1/owns?epoch=2") == (200, {"owns": False, "epoch": 1})
     assert await call("GET", "/v1/sessions/s0/owns") == (200, {"owns": False, "epoch": None})
     assert (await call("GET", "/v1/sessions/s0/explain"))[1]["owned_since_index"] == 17
-    assert (await call("GET", "/v1/sessions/none/explain"))[0] == 404
+    assert (await call("GET", "/v1/sessions/none/explain"))[1]["session"] is None
     _, page = await call("GET", "/v1/sessions?limit=2")
     assert ([s["session_id"] for s in page["sessions"]], page["next"]) == (["s0", "s1"], "s1")
     _, page = await call("GET", "/v1/sessions?state=attached&owner=vpn-1&after=s2")

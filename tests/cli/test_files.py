@@ -20,7 +20,9 @@ from raftstore.cli.main import main
 from raftstore.cli.run import serve
 from raftstore.client import Client
 from raftstore.config import ClusterConfig
-from raftstore.errors import TransportError
+from raftstore.errors import StorageError, TransportError
+from raftstore.storage.disk import OsDisk
+from raftstore.storage.store import Store
 from raftstore.transport.tls import TlsFiles, check_files
 from tests.cli.conftest import cli
 
@@ -81,7 +83,7 @@ def test_init_makes_a_cluster_that_can_run(tmp_path: Path) -> None:
     assert stat.S_IMODE((directory / "ca.key").stat().st_mode) == 0o600
     result = cli("config", "check", "-c", str(directory / "cluster.conf"), "--node", "vpn-1", "-o", "json")
     found = json.loads(result.stdout)
-    assert (result.exit_code, found["digest"]) == (0, config.digest())
+    assert (result.exit_code, found["digest"], found["strategy"]) == (0, config.digest(), "shared")
     assert [node["certificate"] for node in found["nodes"]] == ["good"] * 3
 
 
@@ -92,6 +94,34 @@ def test_init_spreads_nodes_over_hosts(tmp_path: Path) -> None:
     assert "Every node needs cluster.conf, ca.pem" in result.stdout
     tables = tomllib.loads((tmp_path / "cluster.conf").read_text())["node"]
     assert [t["peer"] for t in tables] == ["10.0.0.1:7400", "vpn.example:7400", "[::1]:7400"]
+
+
+def test_init_makes_a_sticky_cluster_of_any_size(tmp_path: Path) -> None:
+    """The strategy is asked for by name, stands in the file, and decides how many nodes there may be."""
+    path = tmp_path / "cluster.conf"
+    result = cli("init", str(tmp_path), "--strategy", "sticky", "--nodes", "4")
+    assert result.exit_code == 0, result.output
+    assert "4 nodes, cluster vpn, strategy sticky" in result.stdout
+    assert tomllib.loads(path.read_text())["strategy"] == "sticky"
+    config = ClusterConfig.load(path)
+    assert (config.strategy, len(config.nodes)) == ("sticky", 4)
+    for node in config.nodes:
+        check_files(TlsFiles(config.ca_path, node.cert, node.key), "vpn", node.id)
+
+
+@pytest.mark.parametrize("strategy", ["shared", "sticky"])
+def test_config_check_shows_the_strategy(tmp_path: Path, strategy: str) -> None:
+    """Which strategy a file asks for can be seen before anything is started, by people and by programs."""
+    cli("init", str(tmp_path), "--strategy", strategy, "--nodes", "1")
+    path = tmp_path / "cluster.conf"
+    result = cli("config", "check", str(path))
+    assert result.exit_code == 0, result.output
+    shown = [line.split() for line in result.stdout.splitlines()]
+    assert ["strategy", strategy] in shown
+    assert json.loads(cli("config", "check", str(path), "-o", "json").stdout)["strategy"] == strategy
+    path.write_text(path.read_text().replace(f'strategy = "{strategy}"', 'strategy = "stick"'))
+    result = cli("config", "check", str(path))
+    assert (result.exit_code, f"{path}: strategy: bad value 'stick'" in result.stderr) == (2, True)
 
 
 def test_init_overwrites_nothing(tmp_path: Path) -> None:
@@ -107,6 +137,9 @@ def test_init_overwrites_nothing(tmp_path: Path) -> None:
     [
         (["--nodes", "2"], "2 nodes survive no more failures than 1"),
         (["--nodes", "0"], "is not in the range"),
+        (["--nodes", "4", "--strategy", "shared"], "4 nodes survive no more failures than 3"),
+        (["--nodes", "65", "--strategy", "sticky"], "65 nodes are too many for one mapping (use at most 64)"),
+        (["--strategy", "other"], "'other' is not one of 'shared', 'sticky'"),
         (["--cluster", "a b"], "cluster: bad name"),
         (["--host", "a b"], "bad host name"),
         (["--host", "a", "--host", "b"], "2 hosts for 3 nodes"),
@@ -238,6 +271,31 @@ def test_run_says_in_one_line_why_it_cannot_start(tmp_path: Path) -> None:
     assert (result.exit_code, "no node 'vpn-2'" in result.stderr) == (2, True)
     with pytest.raises(TransportError):
         asyncio.run(serve(config, "vpn-1"))
+
+
+@pytest.mark.parametrize(("before", "after"), [("shared", "sticky"), ("sticky", "shared")])
+def test_run_refuses_the_data_of_the_other_strategy(tmp_path: Path, before: str, after: str) -> None:
+    """A cluster is not switched by editing a line: the node says so, and how it is done, and stays out."""
+    one_node(tmp_path)
+    path = tmp_path / "cluster.conf"
+    path.write_text(path.read_text().replace('strategy = "shared"', f'strategy = "{after}"'))
+    config = ClusterConfig.load(path)
+    data = config.node("vpn-1").data_dir
+    Store.open(OsDisk(), str(data), cluster="vpn", node_id="vpn-1", strategy=before)[0].close()
+
+    async def start() -> None:
+        async with asyncio.timeout(WAIT_S):
+            await serve(config, "vpn-1")
+
+    with pytest.raises(StorageError, match=f"belongs to strategy '{before}', this node is to run with '{after}'"):
+        asyncio.run(start())
+    result = cli("run", "-c", config.source, "--node", "vpn-1", "--log-level", "error")
+    assert result.exit_code == 1
+    lines = [line for line in result.stderr.splitlines() if "belongs to strategy" in line]
+    assert len(lines) == 1
+    assert str(data) in lines[0]
+    assert "give every node an empty data directory" in lines[0]
+    Store.open(OsDisk(), str(data), cluster="vpn", node_id="vpn-1", strategy=before)[0].close()
 
 
 def test_wal_commands_show_a_whole_log(ran: ClusterConfig) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from raftstore.errors import OutcomeUnknown, Rejected, Unavailable
+from raftstore.node.answers import BEFORE_PROPOSAL
+from raftstore.routing import Mapping
 from raftstore.types import Binding, OpId, Reason
 
 if TYPE_CHECKING:
@@ -44,11 +48,74 @@ def test_a_session_is_moved_through_its_states(cluster: FakeCluster) -> None:
 def test_tables_are_for_people(cluster: FakeCluster) -> None:
     """A session line by line, many in a table, nothing cut off in a pipe."""
     name = "a-very-long-session-id-that-must-not-be-cut-off-anywhere-in-here"
-    assert "binding  t1 udp h:1" in cluster.run("session", "create", name, "-b", "t1", "udp", "h:1").stdout
-    assert "expires  in 60 min" in cluster.run("session", "get", name).stdout
+    assert re.search(
+        r"^binding +t1 udp h:1 *$", cluster.run("session", "create", name, "-b", "t1", "udp", "h:1").stdout, re.M
+    )
+    assert re.search(r"^expires +in 60 min *$", cluster.run("session", "get", name).stdout, re.M)
     listed = cluster.run("session", "list").stdout
     assert listed.startswith("SESSION ")
     assert name in listed
+
+
+def test_every_view_of_a_session_shows_where_it_belongs(cluster: FakeCluster) -> None:
+    """Made at vpn-1 while the mapping says vpn-2 or vpn-3: people and scripts read both nodes, after ops and reads."""
+    prefers = cluster.nodes["vpn-1"].preferred_owner
+    for name in (next(f"s{i}" for i in range(99) if prefers(f"s{i}") == node) for node in ("vpn-2", "vpn-3")):
+        line = re.compile(rf"^preferred owner +{prefers(name)} *$", re.M)
+        assert line.search(cluster.run("session", "create", name).stdout)
+        for command in (["get", name], ["get", name, "--local"], ["explain", name]):
+            assert line.search(cluster.run("session", *command).stdout), command
+            shown = cluster.json("session", *command)["session"]
+            assert (shown["owner"], shown["preferred_owner"]) == ("vpn-1", prefers(name)), command
+        made = cluster.json("session", "create", f"{name}-too")["session"]
+        assert made["preferred_owner"] == prefers(f"{name}-too")
+    listed = cluster.json("session", "list")["sessions"]
+    assert len(listed) == 4
+    assert [s["preferred_owner"] for s in listed] == [prefers(s["session_id"]) for s in listed]
+
+
+def test_a_mapping_without_nodes_prefers_none(cluster: FakeCluster) -> None:
+    """Nothing is named where no node takes sessions."""
+    cluster.nodes["vpn-1"].mapping = Mapping.of(1, {"vpn-1": 0})
+    assert re.search(r"^preferred owner +- *$", cluster.run("session", "create", "s").stdout, re.M)
+    assert cluster.json("session", "get", "s")["session"]["preferred_owner"] is None
+
+
+def test_the_wrong_door_names_the_right_one(cluster: FakeCluster) -> None:
+    """The refusal's own sentence, the option to type next, and all of it for scripts."""
+    cluster.run("session", "create", "s")
+    node = cluster.nodes["vpn-1"]
+    node.failure = Rejected(Reason.OWNERSHIP_CONFLICT, owner="vpn-2", detail="session maps to vpn-2")
+    result = cluster.run("session", "renew", "s", "-e", "1", "--ttl", "1h", "-o", "json")
+    assert result.stderr == (
+        "raftstore: rejected: OWNERSHIP_CONFLICT: session maps to vpn-2 (ask it with --node vpn-2)\n"
+    )
+    assert (result.exit_code, json.loads(result.stdout)) == (
+        4,
+        {
+            "outcome": "rejected",
+            "reason": "OWNERSHIP_CONFLICT",
+            "session": None,
+            "owner": "vpn-2",
+            "detail": "session maps to vpn-2",
+            "preferred_owner": node.preferred_owner("s"),
+        },
+    )
+    node.failure = None
+    body = json.loads(cluster.run("session", "detach", "s", "-e", "9", "-o", "json").stdout)
+    assert body["session"]["preferred_owner"] == node.preferred_owner("s")
+    for read in ("get", "explain"):
+        body = json.loads(cluster.run("session", read, "none", "-o", "json").stdout)
+        assert (body["reason"], body["preferred_owner"]) == ("SESSION_NOT_FOUND", node.preferred_owner("none"))
+
+
+def test_operators_find_every_reason(cluster: FakeCluster) -> None:
+    """Each reason has its row in the handbook; those that nothing was proposed for say so on the command line too."""
+    handbook = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    assert [r for r in Reason if r is not Reason.DEADLINE_PASSED and f"| `{r}` |" not in handbook] == []
+    for reason in sorted(BEFORE_PROPOSAL):
+        cluster.nodes["vpn-1"].failure = Unavailable(reason)
+        assert "nothing was changed)" in cluster.run("session", "create", "s").stderr, reason
 
 
 def test_markup_in_names_is_shown_as_it_is(cluster: FakeCluster) -> None:
@@ -83,6 +150,7 @@ OUTCOMES = [
     (Rejected(Reason.SESSION_NOT_FOUND), 4, "rejected: SESSION_NOT_FOUND", "rejected"),
     (Unavailable(Reason.NO_QUORUM, "cut off"), 3, "unavailable: NO_QUORUM: cut off", "unavailable"),
     (Unavailable(Reason.LEASE_LOST), 3, "unavailable: LEASE_LOST", "unavailable"),
+    (Unavailable(Reason.MAPPING_UNSETTLED, "waits for n3"), 3, "MAPPING_UNSETTLED: waits for n3 (see", "unavailable"),
     (Unavailable(Reason.OVERLOADED), 1, "unavailable: OVERLOADED (try again", "unavailable"),
     (OutcomeUnknown(OpId("vpn-1", 0xA1, 7)), 5, "raftstore outcome vpn-1:00000000000000a1:7", "unknown"),
     (RuntimeError("bug"), 1, "HTTP 500: internal error", "error"),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from raftstore.client import Client, NoAnswer, RequestFailed, Unreachable
-from raftstore.client.reading import op_id_from, session_from
+from raftstore.client import Client, NoAnswer, Placed, RequestFailed, Unreachable
+from raftstore.client.reading import op_id_from, placed_from, session_from
 from raftstore.errors import InvalidArgument, OutcomeUnknown, Rejected, Unavailable
 from raftstore.types import Binding, OpId, Reason, Session, SessionState
 from tests.admin.fake_node import FakeNode
@@ -93,6 +93,52 @@ def test_outcomes_are_raised_as_the_node_raises_them(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_the_preferred_owner_comes_with_the_session(tmp_path: Path) -> None:
+    """Beside the session, which is the same value as ever; and by itself, be there a session or not."""
+
+    async def main() -> None:
+        async with connected(tmp_path) as (client, node):
+            for name in ("s0", "s1", "s2", "s3"):
+                assert await client.preferred_owner(name) == node.preferred_owner(name)
+                made = await client.op("create", name, binding=BINDING, ttl_ms=None)
+                assert made == (node.sessions[name], node.preferred_owner(name))
+                assert await client.look(name, consistency="local") == made
+                assert await client.get(name) == made.session
+                assert await client.preferred_owner(name) == made.preferred_owner
+            assert len({node.preferred_owner(name) for name in node.sessions}) > 1
+            placed = await client.list_placed(limit=3)
+            assert [p.preferred_owner for p in placed] == [node.preferred_owner(p.session.session_id) for p in placed]
+            assert [p.session for p in placed] == await client.list_sessions(limit=3)
+
+    asyncio.run(main())
+
+
+def test_a_rejection_brings_every_hint(tmp_path: Path) -> None:
+    """The node to ask instead, why in words, and where the mapping sends the session."""
+
+    async def main() -> None:
+        async with connected(tmp_path) as (client, node):
+            with pytest.raises(Rejected) as rejected:
+                await client.get("s1")
+            assert rejected.value.preferred_owner == node.preferred_owner("s1")
+            assert (rejected.value.owner, rejected.value.detail) == (None, "")
+            await client.create("s1")
+            with pytest.raises(Rejected) as rejected:
+                await client.create("s1")
+            assert rejected.value.preferred_owner == node.preferred_owner("s1")
+            node.failure = Rejected(Reason.OWNERSHIP_CONFLICT, owner="vpn-2", detail="session maps to vpn-2")
+            with pytest.raises(Rejected, match="OWNERSHIP_CONFLICT: session maps to vpn-2") as rejected:
+                await client.create("s2")
+            assert (rejected.value.owner, rejected.value.session) == ("vpn-2", None)
+            assert rejected.value.preferred_owner == node.preferred_owner("s2")
+            node.failure = Unavailable(Reason.MAPPING_UNSETTLED, "vpn-3 has epoch 2")
+            with pytest.raises(Unavailable) as unavailable:
+                await client.create("s3")
+            assert unavailable.value.reason is Reason.MAPPING_UNSETTLED
+
+    asyncio.run(main())
+
+
 def test_the_node_can_be_steered(tmp_path: Path) -> None:
     """Status, drain, leadership, explanations and faults on demand."""
 
@@ -167,6 +213,8 @@ def test_silence_after_sending_says_whether_it_may_have_happened(tmp_path: Path)
 
 
 ANSWERS = [
+    b"HTTP/1.1 409 Conflict\r\nContent-Length: 77\r\n\r\n"
+    b'{"outcome":"rejected","reason":"OWNERSHIP_CONFLICT","session":null,"owner":7}',
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
     b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"session": 7}',
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
@@ -208,6 +256,11 @@ def test_sessions_and_op_ids_survive_the_way_there_and_back() -> None:
     assert session_from(session.as_dict()) == session
     op_id = OpId("vpn-1", 0xFFFF_FFFF_FFFF_FFFF, 9)
     assert op_id_from(str(op_id)) == op_id
+    assert placed_from(session.as_dict()) == (session, None)  # from a node that tells no preference
+    placed = Placed(session, "vpn-2")
+    assert placed_from(placed.as_dict()) == placed
+    with pytest.raises(TypeError):
+        placed_from(session.as_dict() | {"preferred_owner": 7})
     for broken in ({}, session.as_dict() | {"state": "GONE"}, session.as_dict() | {"epoch": True}):
         with pytest.raises((KeyError, TypeError, ValueError)):
             session_from(broken)

@@ -12,27 +12,9 @@ import pytest
 
 from raftstore.config import ClusterConfig, key_table
 from raftstore.errors import ConfigError
+from tests.config.scenes import config, nodes_of, problem_of, three_nodes
 
 EXAMPLE = Path(__file__).parents[2] / "cluster.conf.example"
-
-
-def three_nodes() -> dict[str, Any]:
-    nodes = [{"id": f"vpn-{i}", "peer": f"127.0.0.1:{7400 + i}"} for i in (1, 2, 3)]
-    return {"cluster": "test", "node": nodes}
-
-
-def config(**changes: Any) -> ClusterConfig:
-    return ClusterConfig.from_dict(three_nodes() | changes, base_dir="/etc/raftstore")
-
-
-def problem_of(data: dict[str, Any]) -> str:
-    with pytest.raises(ConfigError) as caught:
-        ClusterConfig.from_dict(data, base_dir="/etc/raftstore", source="cluster.conf")
-    text = str(caught.value)
-    assert "\n" not in text
-    assert text.startswith("cluster.conf: ")
-    assert text.endswith(")"), "every refusal says what to do"
-    return text
 
 
 def test_example_names_every_key_with_its_default() -> None:
@@ -109,8 +91,10 @@ BAD = [
     ({"cluster": ""}, "cluster: bad name ''"),
     ({"cluster": "a b"}, "cluster: bad name 'a b'"),
     ({"cluster": 7}, "cluster: bad name 7"),
-    ({"strategy": "sticky"}, 'strategy: "sticky" is not available yet (use "shared")'),
-    ({"strategy": "other"}, "strategy: bad value 'other' (use \"shared\")"),
+    ({"strategy": "other"}, 'strategy: bad value \'other\' (use "shared" or "sticky")'),
+    ({"strategy": "Sticky"}, "strategy: bad value 'Sticky'"),
+    ({"strategy": ""}, "strategy: bad value ''"),
+    ({"strategy": ["sticky"]}, "strategy: bad value ['sticky']"),
     ({"partition_policy": "allow"}, 'partition_policy: bad value \'allow\' (use "deny" or "terminate")'),
     ({"partition_policy": ["deny"]}, "partition_policy: bad value ['deny']"),
     ({"partition_polcy": "deny"}, "partition_polcy: unknown key (did you mean 'partition_policy'?)"),
@@ -187,8 +171,7 @@ def test_a_bad_node_table_is_refused_by_the_node_it_describes(changes: dict[str,
 @pytest.mark.parametrize("count", [1, 3, 5, 7])
 def test_odd_clusters_are_accepted(count: int) -> None:
     """One node for development, three, five or seven for service."""
-    nodes = [{"id": f"n{i}", "peer": f"h:{i + 1}"} for i in range(count)]
-    assert len(ClusterConfig.from_dict({"cluster": "c", "node": nodes}).nodes) == count
+    assert len(ClusterConfig.from_dict({"cluster": "c", "node": nodes_of(count)}).nodes) == count
 
 
 @pytest.mark.parametrize(
@@ -202,8 +185,8 @@ def test_odd_clusters_are_accepted(count: int) -> None:
 )
 def test_other_counts_are_refused_with_the_reason(count: int, reason: str) -> None:
     """An even cluster buys nothing, and a large one only waits."""
-    nodes = [{"id": f"n{i}", "peer": f"h:{i + 1}"} for i in range(count)]
-    assert reason in problem_of({"cluster": "c", "node": nodes})
+    for strategy in ({}, {"strategy": "shared"}):
+        assert reason in problem_of({"cluster": "c", "node": nodes_of(count)} | strategy)
 
 
 @pytest.mark.parametrize("heartbeat_ms", [5, 50, 20_000])
@@ -241,13 +224,13 @@ def test_digest_covers_exactly_what_nodes_must_agree_on() -> None:
     for spec in key_table():
         if isinstance(spec.default, int):
             other: Any = spec.default + 1
-        elif spec.name == "strategy":
-            continue  # one value only
         else:
-            other = "terminate" if spec.name == "partition_policy" else "elsewhere"
+            other = {"strategy": "sticky", "partition_policy": "terminate"}.get(spec.name, "elsewhere")
         data = changed(three_nodes(), spec.name, other)
         digest = ClusterConfig.from_dict(data, base_dir="/etc/raftstore").digest()
         assert (digest != base) == spec.shared, spec.name
+        sticky = ClusterConfig.from_dict({"strategy": "sticky"} | data, base_dir="/etc/raftstore").digest()
+        assert (sticky != config(strategy="sticky").digest()) == (spec.shared and spec.name != "strategy"), spec.name
 
 
 def test_digest_covers_members_but_not_their_order_or_local_addresses() -> None:
@@ -270,9 +253,7 @@ def test_weights_are_shared_and_one_unless_given() -> None:
     assert ClusterConfig.from_dict(data).digest() == config().digest()
     data["node"][0]["weight"] = 1000
     assert ClusterConfig.from_dict(data).digest() != config().digest()
-    for node in data["node"]:
-        node["weight"] = 0
-    assert "node: every weight is 0" in problem_of(data)
+    assert ClusterConfig.from_dict(data).weights == {"vpn-1": 1000, "vpn-2": 1, "vpn-3": 1}
 
 
 def test_machine_params_are_those_of_the_file() -> None:

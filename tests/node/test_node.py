@@ -148,9 +148,9 @@ def test_a_stop_fences_before_it_says_goodbye(tmp_path: Path) -> None:
             assert runtime is not None
             submit_own = runtime.core.submit_own
 
-            def watch(kind: str, *rest: Any) -> int:
+            def watch(kind: str, *rest: Any, **options: Any) -> int:
                 owned_then.append((kind, runtime.owned.owns("s"), runtime.core.lease.is_held))
-                return submit_own(kind, *rest)
+                return submit_own(kind, *rest, **options)
 
             runtime.core.submit_own = watch  # type: ignore[method-assign]
             await node.stop()

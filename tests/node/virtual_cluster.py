@@ -43,10 +43,12 @@ class Handle:
 class World:
     """Virtual time, the network, and the check that no session ever has two owners."""
 
-    def __init__(self, seed: int, *, size: int = 3, policy: str = "deny", drift_ppm: int = 0) -> None:
+    def __init__(
+        self, seed: int, *, size: int = 3, policy: str = "deny", drift_ppm: int = 0, config: ClusterConfig | None = None
+    ) -> None:
         self.rng = Random(seed)
         self.now = 10**12
-        self.config = make_config(size, policy)
+        self.config = make_config(size, policy) if config is None else config
         self.drift_ppm = drift_ppm
         self.cut_pairs: set[frozenset[str]] = set()
         self.owner_checks = 0
@@ -54,7 +56,10 @@ class World:
         self.history: dict[int, tuple[Any, ...]] = {}  # audit events by number, as every node told them
         self._events: list[tuple[int, int, tuple[VirtualNode, int] | None, Handle, Callable[..., Any], Any]] = []
         self._count = 0
-        self.nodes = {node_id: VirtualNode(self, node_id) for node_id in self.config.node_ids}
+        self.nodes = {node_id: self.make_node(node_id) for node_id in self.config.node_ids}
+
+    def make_node(self, node_id: str) -> VirtualNode:
+        return VirtualNode(self, node_id)
 
     def at(self, when: int, node: VirtualNode | None, callback: Callable[..., Any], *args: Any) -> Handle:
         """Run `callback` at `when`, in the life of `node` that exists now."""
@@ -129,8 +134,8 @@ class World:
         self._count += 1
         hellos = (a.core.is_fresh(), b.core.is_fresh())
         a.links[other] = b.links[one] = self._count
-        a.core.peer_connected(other, b.core.incarnation, hellos[1])
-        b.core.peer_connected(one, a.core.incarnation, hellos[0])
+        a.on_connected(other, b.core.incarnation, hellos[1])
+        b.on_connected(one, a.core.incarnation, hellos[0])
 
     def start_all(self) -> None:
         for node in self.nodes.values():
@@ -219,7 +224,7 @@ class VirtualNode:
         peer = self.world.nodes[peer_id]
         broken = frozenset((self.node_id, peer_id)) in self.world.cut_pairs
         if not broken and peer.links.get(self.node_id) == link and peer.core is not None:
-            peer.core.receive(self.node_id, payload)
+            peer.on_message(self.node_id, payload)
 
     def flush(self) -> None:
         """Messages are on their way as soon as they are sent."""
@@ -231,7 +236,16 @@ class VirtualNode:
         if only_if_cut and frozenset((self.node_id, peer_id)) not in self.world.cut_pairs:
             return
         if self.links.pop(peer_id, None) is not None and self.core is not None:
-            self.core.peer_disconnected(peer_id)
+            self.on_disconnected(peer_id)
+
+    def on_connected(self, peer_id: str, incarnation: int, fresh: bool) -> None:
+        self.cor.peer_connected(peer_id, incarnation, fresh)
+
+    def on_disconnected(self, peer_id: str) -> None:
+        self.cor.peer_disconnected(peer_id)
+
+    def on_message(self, peer_id: str, payload: bytes) -> None:
+        self.cor.receive(peer_id, payload)
 
     # --- life
     def start(self) -> None:
@@ -251,7 +265,11 @@ class VirtualNode:
             learner=self.world.rng.getrandbits(62) | 1,
         )
         self.failed = None
+        self.on_made()
         self.core.start()
+
+    def on_made(self) -> None:
+        """The core exists and has not begun."""
 
     def crash(self) -> None:
         """Power loss: the process is gone, and with it what was not durable."""

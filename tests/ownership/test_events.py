@@ -43,6 +43,24 @@ def story(driver):
     do("a", c.sweep, [("t", 1)])
     do("c", c.drain)
     do("c", c.leave)
+    mapping = (1, [("a", 1, False), ("d", 1, False)], ["a", "d"], [])
+    do("a", c.adopt, *mapping)
+    do("a", c.confirm, "d", 1, driver.machine.placement.mapping.digest(), 7, ["a", "d"])
+    do("a", c.settle, 1)
+    do("a", c.adopt, 2, mapping[1], ["a", "d", "e"], [])
+    for peer in "de":
+        do("a", c.confirm, peer, 2, driver.machine.placement.mapping.digest(), 7, ["a", "d"])
+    do("a", c.settle, 2)
+    do("a", c.close, 2)
+    do("a", c.create_mapped, "u", B1, 600_000, None, 2)
+    do("a", c.freeze, "u", 1, "MAPPING", "d")
+    do("a", c.transfer, "u", 2)
+    do("a", c.reclaim, "u", 3)
+    do("a", c.resume, "u", 4, None)
+    do("a", c.freeze, "u", 5, "MAPPING", "d")
+    do("a", c.transfer, "u", 6)
+    do("a", c.forget, "u", 7, "d")
+    do("a", c.admit, "u", 2, "d", 4, 9, 0, "deny", 1_000, 900_000, None)
     events.extend(driver.batch(jump=5).events)
     events.extend(driver.raw(b"nonsense").events)
     return events
@@ -136,6 +154,34 @@ def test_a_change_of_owner_says_by_what(driver):
     driver.do("c", c.failover, "t", 1)
     shown = event_as_dict(driver.applied.events[0])
     assert (shown["event"], shown["reason"], shown["owner"], shown["epoch"]) == ("OwnerChanged", "FAILOVER", "c", 2)
+
+
+def test_a_session_that_comes_or_goes_says_from_whom_and_to_whom(driver):
+    """The two halves of a move, each in the trail of its own log, with the version and epoch that they share."""
+    shown = [event_as_dict(event) for event in story(driver)]
+    (gone,) = (line for line in shown if line["event"] == "SessionHandedOver")
+    (come,) = (line for line in shown if line["event"] == "SessionAdmitted")
+    assert (gone["session_id"], gone["op"], gone["from_state"], gone["to_state"]) == ("u", "forget", "FROZEN", None)
+    assert (gone["owner"], gone["epoch"], gone["state_version"]) == ("d", 4, 7)
+    assert (come["session_id"], come["op"], come["from_state"], come["to_state"]) == ("u", "admit", None, "FROZEN")
+    assert (come["owner"], come["epoch"], come["state_version"], come["detail"]) == ("a", 4, 9, "d")
+
+
+def test_the_trail_tells_each_step_of_a_mapping_in_words(driver):
+    """Which nodes with which weights, who confirmed, and when it was certain."""
+    told = [(e["event"], e["detail"]) for e in map(event_as_dict, story(driver)) if e["event"].startswith("Mapping")]
+    assert told == [
+        ("MappingAdopted", "epoch 1: a=1 d=1"),
+        ("MappingConfirmed", "epoch 1: d"),
+        ("MappingSettled", "epoch 1"),
+        ("MappingAdopted", "epoch 2: a=1 d=1"),
+        ("MappingConfirmed", "epoch 2: d"),
+        ("MappingConfirmed", "epoch 2: e"),
+        ("MappingSettled", "epoch 2"),
+        ("MappingClosed", "epoch 2"),
+    ]
+    driver.do("a", c.adopt, 3, [("a", 0, False), ("d", 2, True)], ["a"], ["e", "f"])
+    assert event_as_dict(driver.applied.events[0])["detail"] == "epoch 3: a=0 d=2,draining; lost e f"
 
 
 def test_an_undecodable_batch_is_one_event_and_changes_nothing_else(driver):

@@ -65,3 +65,11 @@ def test_another_form_is_refused() -> None:
     assert all(map_text(MAPPING, form).endswith("\n") for form in FORMS)
     with pytest.raises(InvalidArgument, match="one of nginx, haproxy, json"):
         map_text(MAPPING, "envoy")
+
+
+@pytest.mark.parametrize("form", ["nginx", "haproxy"])
+@pytest.mark.parametrize("node_id", ["a;b", "$host", "{", '"', "#1", "a:80", "a\\b"])
+def test_an_id_that_a_load_balancer_would_read_otherwise_is_refused(form: str, node_id: str) -> None:
+    """No node id ends a line, opens a block or stands for a variable in the file."""
+    with pytest.raises(InvalidArgument, match="cannot be in a map"):
+        map_text(Mapping.of(1, {"vpn-1": 1, node_id: 1}), form)

@@ -30,11 +30,14 @@ def open_store(
     *,
     cluster: str = "c",
     node_id: str = "n1",
+    strategy: str = "shared",
     limits: Limits = SMALL,
     seed: int = 1,
 ) -> tuple[Store, Recovered]:
     """Open the data directory as the node would."""
-    return Store.open(disk, directory, cluster=cluster, node_id=node_id, limits=limits, entropy=entropy(seed))
+    return Store.open(
+        disk, directory, cluster=cluster, node_id=node_id, strategy=strategy, limits=limits, entropy=entropy(seed)
+    )
 
 
 def entry(index: int, term: int = 1, size_bytes: int = 20) -> Entry:

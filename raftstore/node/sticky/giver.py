@@ -1,0 +1,285 @@
+"""The giving side of a mapping change: sessions that map to another node leave by freeze, transfer, and a proof.
+
+Level-triggered: for each session that maps elsewhere the next op is whatever its record needs next, so an interruption
+anywhere, a restart included, goes on from where the log stands.
+
+    ATTACHED, RECOVERING      freeze, target the new node            `owns` is false from the proposal on
+    FROZEN, not transferred   transfer, or thaw if it was to go elsewhere
+    FROZEN, transferred here  resume, and begin again
+    transferred to the node   may travel: nothing but `forget` and `reclaim` changes it here any more
+    TERMINATED                may travel as the tombstone that it is
+
+(Ownership model, section 3: freeze, commit, transfer, resume; the last step is the new node's.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+from raftstore.node.proposals import Answer
+from raftstore.node.sticky.messages import BATCH_MAX, Row
+from raftstore.ownership import Machine, SessionRecord, forget, freeze, reclaim, resume, thaw, transfer
+from raftstore.routing import Mapping
+from raftstore.types import SessionState
+
+SCAN_SLICE = 2_000  # sessions looked at in one go after a mapping change, so that the loop never stalls
+
+Build = Callable[[int, int], bytes]
+
+
+class Log(Protocol):
+    """The node's own log as the sticky parts use it: one machine, ops of the node itself."""
+
+    node_id: str
+
+    @property
+    def machine(self) -> Machine: ...
+
+    def now_ms(self) -> int:
+        """Cluster time of this node."""
+
+    def submit(
+        self,
+        kind: str,
+        session_id: str | None,
+        build: Build,
+        callback: Callable[[Answer], None],
+        *,
+        gives_up: bool = False,
+    ) -> None:
+        """Propose an op; `callback` is called once with what is known of it."""
+
+    def send(self, peer_id: str, message: dict[str, Any]) -> None: ...
+
+    def wake(self) -> None:
+        """The placement may have changed: consider what follows from it."""
+
+    def report(self, kind: str, detail: str) -> None: ...
+
+
+class _Step(NamedTuple):
+    """The op that a session needs next."""
+
+    kind: str
+    build: Build
+    gives_up: bool = False
+
+
+class Giver:
+    """Sessions of this node on their way out. The node's loop is its only user."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._mapping: Mapping | None = None
+        self._scan: Iterator[str] = iter(())
+        self._leaving: dict[str, dict[str, None]] = {}  # by target: still to be given, in order
+        self._doubtful: dict[str, dict[str, None]] = {}  # by taker of an earlier mapping: may it have them?
+        self._busy: set[str] = set()
+        self._held: dict[str, int] = {}  # pulls that wait for an answer: peer and number
+        self.is_scanning = False
+
+    # --- a new mapping -------------------------------------------------------------------------------------
+    def begin(self, mapping: Mapping) -> None:
+        """A mapping was adopted (or the node has just started with one): find what must leave."""
+        self._mapping = mapping
+        self._leaving, self._doubtful, self._held = {}, {}, {}
+        self._scan = iter(list(self._log.machine.sessions))
+        self.is_scanning = True
+
+    def scan(self) -> None:
+        """Look at the next slice. No session that maps elsewhere can appear behind it: the epoch forbids it."""
+        if not self.is_scanning:
+            return
+        piece = list(islice(self._scan, SCAN_SLICE))
+        for session_id in piece:
+            self._sort_in(session_id)
+        if len(piece) < SCAN_SLICE:
+            self.is_scanning = False
+            for peer_id in list(self._held):
+                self._answer(peer_id)
+
+    def _sort_in(self, session_id: str) -> None:
+        record = self._log.machine.sessions.get(session_id)
+        assert self._mapping is not None
+        if record is None:
+            return
+        target = self._mapping.owner(session_id)
+        if target is not None and target != self._log.node_id:
+            self._leaving.setdefault(target, {})[session_id] = None
+        if _is_away(self._log, record) and record.owner != target:
+            self._doubtful.setdefault(record.owner, {})[session_id] = None
+
+    def left_for(self, peer_id: str) -> int:
+        """How many sessions are still to be given to that node."""
+        return len(self._leaving.get(peer_id, ()))
+
+    def left(self) -> dict[str, int]:
+        """The same by node, of those with any."""
+        return {peer_id: len(sessions) for peer_id, sessions in sorted(self._leaving.items()) if sessions}
+
+    # --- a peer's pull ---------------------------------------------------------------------------------------
+    def pulled(self, peer_id: str, number: int, have: list[list[Any]], declined: list[list[Any]]) -> None:
+        """A peer with our mapping asks for its sessions. What it has is forgotten, what it declined taken back."""
+        for session_id, version in have:
+            self._forget(session_id, version, peer_id)
+        for session_id, version in declined:
+            self._reclaim(session_id, version, peer_id)
+        self._held[peer_id] = number
+        self._answer(peer_id)
+
+    def peer_gone(self, peer_id: str) -> None:
+        self._held.pop(peer_id, None)
+
+    def lost(self, peer_id: str) -> None:
+        """That node was declared lost, and with it what had been transferred to it: who knows what became of it."""
+        for session_id in list(self._doubtful.get(peer_id, ())):
+            record = self._log.machine.sessions.get(session_id)
+            if record is not None and _is_away(self._log, record) and record.owner == peer_id:
+                self._forget(session_id, record.state_version, peer_id)
+
+    def _answer(self, peer_id: str) -> None:
+        """Answer a pull with what may travel now; when there is nothing yet, later."""
+        number = self._held.get(peer_id)
+        if number is None:
+            return
+        rows = self._rows(peer_id)
+        doubtful = self._doubts(peer_id)
+        done = not (self.is_scanning or self._leaving.get(peer_id) or self._doubtful.get(peer_id))
+        if not (rows or doubtful or done):
+            return
+        del self._held[peer_id]
+        placement = self._log.machine.placement
+        assert placement is not None
+        self._log.send(
+            peer_id,
+            {
+                "type": "handed",
+                "number": number,
+                "store_id": placement.store_id,
+                "rows": rows,
+                "doubtful": doubtful,
+                "done": done,
+                "involved": placement.involved,
+            },
+        )
+
+    def _rows(self, peer_id: str) -> list[Row]:
+        """Up to BATCH_MAX sessions that may travel; those behind them are made ready meanwhile."""
+        leaving = self._leaving.get(peer_id, {})
+        rows: list[Row] = []
+        for session_id in list(islice(leaving, 2 * BATCH_MAX)):
+            record = self._log.machine.sessions.get(session_id)
+            if record is None:
+                del leaving[session_id]
+            elif session_id in self._busy:
+                continue
+            elif record.state == SessionState.TERMINATED or record.owner == peer_id:
+                if len(rows) < BATCH_MAX:
+                    rows.append(self._row(record))
+            else:
+                self._advance(session_id, peer_id)
+        return rows
+
+    def _row(self, record: SessionRecord) -> Row:
+        now_ms = self._log.now_ms()
+        return Row(
+            record.session_id,
+            record.epoch,
+            record.state_version,
+            record.nonce,
+            record.policy,
+            max(0, now_ms - record.created_at_ms),
+            record.expires_at_ms - now_ms,
+            record.reason if record.state == SessionState.TERMINATED else None,
+        )
+
+    def _doubts(self, peer_id: str) -> list[tuple[str, int]]:
+        doubtful = self._doubtful.get(peer_id, {})
+        marks: list[tuple[str, int]] = []
+        for session_id in list(islice(doubtful, BATCH_MAX)):
+            record = self._log.machine.sessions.get(session_id)
+            if record is None or record.owner != peer_id:
+                del doubtful[session_id]
+            else:
+                marks.append((session_id, record.state_version))
+        return marks
+
+    # --- single sessions ---------------------------------------------------------------------------------------
+    def _advance(self, session_id: str, target: str) -> None:
+        """Propose what the session needs next, if nothing is under way for it."""
+        record = self._log.machine.sessions.get(session_id)
+        if record is None or session_id in self._busy:
+            return
+        step = self._next_step(record, target)
+        if step is None:
+            return
+        self._busy.add(session_id)
+
+        def answered(answer: Answer) -> None:
+            self._busy.discard(session_id)
+            if answer.reason is None:
+                self._went_on(session_id)
+            # refused, or not known: the peer pulls again, and the record says what is needed then
+
+        self._log.submit(step.kind, session_id, step.build, answered, gives_up=step.gives_up)
+
+    def _went_on(self, session_id: str) -> None:
+        for target, sessions in self._leaving.items():
+            if session_id in sessions:
+                self._advance(session_id, target)
+                record = self._log.machine.sessions.get(session_id)
+                if target in self._held and record is not None and record.owner == target:
+                    self._answer(target)
+                return
+
+    def _next_step(self, record: SessionRecord, target: str) -> _Step | None:
+        sid, version, here = record.session_id, record.state_version, self._log.node_id
+        if record.state == SessionState.TERMINATED or _is_away(self._log, record):
+            return None
+        if record.state != SessionState.FROZEN:
+            return _Step("freeze", lambda seq, d: freeze(seq, d, sid, version, "MAPPING", target), gives_up=True)
+        if record.transferred:
+            return _Step("resume", lambda seq, d: resume(seq, d, sid, version)) if record.owner == here else None
+        if record.target == target:
+            return _Step("transfer", lambda seq, d: transfer(seq, d, sid, version), gives_up=True)
+        return _Step("thaw", lambda seq, d: thaw(seq, d, sid, version))
+
+    def _forget(self, session_id: str, version: int, taker: str) -> None:
+        record = self._log.machine.sessions.get(session_id)
+        if record is None or record.state_version != version or session_id in self._busy:
+            return
+        self._submit_for(session_id, "forget", lambda seq, d: forget(seq, d, session_id, version, taker))
+
+    def _reclaim(self, session_id: str, version: int, peer_id: str) -> None:
+        """Only what maps elsewhere now: by this very mapping, which the peer goes by as well, it can never admit it."""
+        record = self._log.machine.sessions.get(session_id)
+        if (
+            record is None
+            or record.state_version != version
+            or record.owner != peer_id
+            or self._mapping is None
+            or self._mapping.owner(session_id) == peer_id
+            or session_id in self._busy
+        ):
+            return
+        self._submit_for(session_id, "reclaim", lambda seq, d: reclaim(seq, d, session_id, version))
+
+    def _submit_for(self, session_id: str, kind: str, build: Build) -> None:
+        self._busy.add(session_id)
+
+        def answered(answer: Answer) -> None:
+            self._busy.discard(session_id)
+            for sessions in (*self._leaving.values(), *self._doubtful.values()):
+                if session_id in sessions and session_id not in self._log.machine.sessions:
+                    del sessions[session_id]
+            for peer_id in list(self._held):
+                self._answer(peer_id)
+
+        self._log.submit(kind, session_id, build, answered)
+
+
+def _is_away(log: Log, record: SessionRecord) -> bool:
+    """Whether the session was given to another machine."""
+    return record.owner != log.node_id and record.state == SessionState.FROZEN and record.transferred
