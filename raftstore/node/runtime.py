@@ -252,6 +252,8 @@ class Runtime:
         request = ticket.request
 
         def answered(answer: Answer) -> None:
+            if self.sticky is not None and answer.reason is Reason.OWNERSHIP_CONFLICT and request.session_id:
+                answer = answer._replace(owner=self.sticky.gate.owner(request.session_id))
             ticket.answer = answer
             if ticket.deliver is not None:
                 ticket.deliver(answer)

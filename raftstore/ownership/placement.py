@@ -148,7 +148,7 @@ def adopt(step: Step, actor: NodeRecord, op: Op) -> Result:
     if mapping.epoch <= epoch_of(old):
         return step.refuse(op, r.VERSION_MISMATCH)
     opens_at_ms = step.soon_ms("ttl_max_ms") if mapping.lost else 0
-    involved = {*mapping.sources, *mapping.node_ids, *(old.involved if old is not None else ())}
+    involved = {*mapping.sources, *mapping.node_ids, *_still_involved(old)}
     if len(involved) > INVOLVED_MAX:
         return step.refuse(op, r.LIMIT_EXCEEDED)
     everybody = tuple(sorted(involved))
@@ -168,6 +168,13 @@ def adopt(step: Step, actor: NodeRecord, op: Op) -> Result:
         )
     step.note(events.MAPPING_ADOPTED, op[0], op[1], describe(mapping))
     return _OK
+
+
+def _still_involved(old: Placement | None) -> set[str]:
+    """Nodes of before that may hold sessions. What lost ones held is over once the mapping that says so is settled."""
+    if old is None:
+        return set()
+    return set(old.involved).difference(old.mapping.lost if old.is_settled else ())
 
 
 def describe(mapping: MappingRecord) -> str:
@@ -239,7 +246,7 @@ def admit(step: Step, actor: NodeRecord, op: Op) -> Result:
     record = step.sessions.get(sid)
     if step.placement is None or at_epoch != step.placement.mapping.epoch:
         return step.refuse(op, r.OWNERSHIP_CONFLICT, record, sid)
-    if step.departed.get(sid, 0) >= version or (record is not None and record.state_version >= version):
+    if was_here(step.departed.get(sid, 0), version, reason) or (record is not None and record.state_version >= version):
         return (0, record)
     if record is not None and not is_away(step, record):
         return step.refuse(op, r.INVALID_TRANSITION, record)  # a fork: it lives here under a version that is older
@@ -256,6 +263,14 @@ def admit(step: Step, actor: NodeRecord, op: Op) -> Result:
     )  # fmt: skip
     step.departed.pop(sid, None)
     return step.commit(op, record, new, events.SESSION_ADMITTED, reason, giver)
+
+
+def was_here(mark: int, version: int, reason: str | None) -> bool:
+    """Whether a session that is offered went away from here at that version or later; `mark` is that of its departure.
+
+    A tombstone travels without a new version, so it can come back as it went: then it must be taken, or it is nowhere.
+    """
+    return mark >= version if reason is None else mark > version
 
 
 def forget(step: Step, actor: NodeRecord, op: Op) -> Result:

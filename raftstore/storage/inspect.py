@@ -108,7 +108,7 @@ def _verify_identity(disk: Disk, directory: str) -> Iterator[Finding]:
     if identity is None:
         yield Finding(BAD, path, 0, "missing: not a data directory, or its setup was interrupted")
     else:
-        yield Finding(OK, path, 0, f"node {identity.node_id!r} of cluster {identity.cluster!r}")
+        yield Finding(OK, path, 0, f"node {identity.node_id!r} of cluster {identity.cluster!r}, {identity.strategy}")
 
 
 def _verify_hard_state(disk: Disk, directory: str) -> Generator[Finding, None, HardState | None]:

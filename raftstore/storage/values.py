@@ -14,7 +14,10 @@ Entry = tuple[bytes, int, int]
 PARTIAL_WRITE = "PARTIAL_WRITE"  # a write that was never acknowledged was found half done, and undone
 SNAPSHOT_CORRUPT = "SNAPSHOT_CORRUPT"  # the newest snapshot is bad; the one before and the log stand in for it
 
-REMEDY = "move the data directory aside and start the node: it rejoins from its peers as a non-voter until caught up"
+REMEDY = (
+    "move the data directory aside and start the node (strategy shared: it rejoins from its peers as a non-voter until "
+    "caught up; strategy sticky: its sessions are lost with that directory, see docs/operations.md)"
+)
 
 
 class HardState(NamedTuple):

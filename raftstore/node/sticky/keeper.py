@@ -39,6 +39,7 @@ class Peer:
     store_id: int = 0
     mapping: MappingRecord | None = None
     settled: bool = False
+    closed: bool = False
     founding: bytes = b""
     heard: bool = False
 
@@ -56,7 +57,7 @@ class Sticky:
         self._known = core.config.node_ids
         self._founding = founding(core.config.weights)
         self._giver = Giver(self)
-        self._taker = Taker(self, core.clock)
+        self._taker = Taker(self, core.clock, core.incarnation)
         self._seen: Placement | None = None
         self._busy: set[str] = set()  # kinds of mapping ops under way: one of each
         self._ticks = 0
@@ -148,6 +149,7 @@ class Sticky:
                 "store_id": 0 if placement is None else placement.store_id,
                 "mapping": None if placement is None else placement.mapping,
                 "settled": placement is not None and placement.is_settled,
+                "closed": placement is not None and placement.is_closed,
                 "founding": self._founding.digest(),
                 "knows_store": known or 0,
                 "knows_epoch": placement.mapping.epoch if placement is not None and confirmed else 0,
@@ -165,7 +167,8 @@ class Sticky:
         if told is not None and not self._is_usable(peer_id, told):
             return
         first = not peer.heard
-        peer.store_id, peer.mapping, peer.settled = message["store_id"], told, message["settled"]
+        peer.store_id, peer.mapping = message["store_id"], told
+        peer.settled, peer.closed = message["settled"], message["closed"]
         peer.founding, peer.heard = message["founding"], True
         if first:
             self._tell(peer_id)  # it may have connected before this node knew what to say, and its store is known now
@@ -188,7 +191,10 @@ class Sticky:
         told: MappingRecord | None = message["mapping"]
         store_id = 0 if placement is None else placement.store_id
         epoch = 0 if placement is None else placement.mapping.epoch
-        if message["gone"] or (store_id and told is not None and told.epoch > epoch and self.node_id in told.lost):
+        knew = placement is not None and self.node_id in placement.mapping.lost  # then this directory is a later one
+        if message["gone"] or (
+            store_id and not knew and told is not None and told.epoch > epoch and self.node_id in told.lost
+        ):
             detail = f"{peer_id} says that {self.node_id} was declared lost: give it an empty data directory"
             self._core.fail("DECLARED_LOST", f"{detail}; its sessions must not go on")
             return True
@@ -333,13 +339,19 @@ class Sticky:
                     self._taker.ask(peer_id)
             if not waits and self.now_ms() >= placement.opens_at_ms:
                 self._propose("settle", lambda seq, d: settle(seq, d, epoch), lambda _: None)
-        elif not placement.is_closed and self._all_settled(placement):
+        elif not placement.is_closed and (self._all_settled(placement) or self._told_closed(placement)):
             self._propose("close", lambda seq, d: close(seq, d, epoch), lambda _: None)
 
     def _all_settled(self, placement: Placement) -> bool:
         others = [n for n in placement.involved if n != self.node_id and n not in placement.mapping.lost]
         peers = [self.peers.get(node_id) for node_id in others]
         return all(peer is not None and peer.settled and peer.mapping == placement.mapping for peer in peers)
+
+    def _told_closed(self, placement: Placement) -> bool:
+        """Whether a peer has closed this mapping. It waited for this node too, so for all whom this node involves."""
+        return self.node_id in placement.mapping.node_ids and any(
+            peer.closed and peer.mapping == placement.mapping for peer in self.peers.values()
+        )
 
     def _propose(self, kind: str, build: Build, done: Callable[[Answer], None]) -> None:
         """A mapping op, one of each kind at a time; what follows from it is considered at once."""

@@ -77,6 +77,7 @@ _SCHEMAS: dict[str, tuple[int, tuple[tuple[str, Check], ...]]] = {
             ("store_id", is_u64),  # of the sender's log; 0 while it has no mapping
             ("mapping", _is_maybe_mapping),
             ("settled", is_bool),
+            ("closed", is_bool),
             ("founding", is_bytes),  # digest of the node table in its configuration
             ("knows_store", is_u64),  # store id under which the receiver once confirmed; 0 for none
             ("knows_epoch", is_u64),  # epoch that the receiver confirmed; 0 for none

@@ -37,12 +37,12 @@ class _Asking:
 class Taker:
     """Pulls from the involved nodes. The node's loop is its only user."""
 
-    def __init__(self, log: Log, clock: Clock) -> None:
+    def __init__(self, log: Log, clock: Clock, first_number: int) -> None:
         self._log = log
         self._clock = clock
         self._mapping: Mapping | None = None
         self._asking: dict[str, _Asking] = {}
-        self._number = 0
+        self._number = first_number  # differs per process: no answer to a former one is taken for this one's
         self.taken = 0  # sessions admitted since the node started
 
     def begin(self, mapping: Mapping) -> None:
