@@ -164,12 +164,16 @@ class Runtime:
         while True:
             if self.failed is not None:
                 raise StorageError(f"{self.node_id}: {self.failed[0]}: {self.failed[1]}")
-            refusal = self.core.why_refused()
+            refusal = self.why_not_ready()
             if refusal is None:
                 return
             if self.clock.now_ns() >= deadline_ns:
                 raise Unavailable(refusal.reason, f"{refusal.detail} (waited {wait_ms} ms)")
             await asyncio.sleep(READY_POLL_S)
+
+    def why_not_ready(self) -> Unavailable | None:
+        """Why this node serves nobody right now; None when it does, if not for every session."""
+        return self.core.why_refused() or (None if self.sticky is None else self.sticky.why_not_ready())
 
     async def wait_failed(self) -> str:
         await self._failed_event.wait()

@@ -85,7 +85,7 @@ def role(runtime: Runtime) -> str:
 def node_status(runtime: Runtime) -> dict[str, Any]:
     """Everything an operator asks first."""
     core, raft, machine = runtime.core, runtime.core.raft, runtime.machine
-    refusal = core.why_refused()
+    refusal = runtime.why_not_ready()
     return {
         "cluster": runtime.config.cluster,
         "node": runtime.node_id,
@@ -226,7 +226,7 @@ def outcome(runtime: Runtime, op_id: OpId) -> dict[str, Any] | None:
 def ready(runtime: Runtime) -> list[tuple[str, bool, str]]:
     """Whether this node can serve ops now, check by check."""
     core, raft = runtime.core, runtime.core.raft
-    refusal = core.why_refused()
+    refusal = runtime.why_not_ready()
     lag = raft.commit_index - raft.last_applied
     return [
         ("serving", core.stopped is None and not core.is_stopping, core.stopped or "ok"),

@@ -70,9 +70,8 @@ class Gate:
 
         `held` are the sessions in this node's machine, `connected` the peers with a link.
         """
-        if self._current is None or self._placement is None:
-            detail = f"{self._node_id} has no mapping yet: it waits until all nodes of cluster.conf are connected"
-            return Refusal(Reason.MAPPING_UNSETTLED, detail)
+        if self._current is None:
+            return self.unsettled()
         owner = self._current.owner(session_id)
         if owner is None or owner != self._node_id:
             return self._elsewhere(owner, connected)
@@ -82,7 +81,7 @@ class Gate:
                 return disagreeing
         if session_id in held or (self._trail and all(m.owner(session_id) == owner for m in self._trail)):
             return None
-        return self._unsettled()
+        return self.unsettled()
 
     def _elsewhere(self, owner: str | None, connected: Container[str]) -> Refusal:
         epoch = self._placement.mapping.epoch if self._placement is not None else 0
@@ -110,9 +109,12 @@ class Gate:
         """Whether some peer goes by a mapping that sends the session elsewhere."""
         return self._disagreeing(session_id) is not None
 
-    def _unsettled(self) -> Refusal:
+    def unsettled(self) -> Refusal:
+        """Why it is not certain here what other nodes may hold."""
         placement = self._placement
-        assert placement is not None
+        if placement is None:
+            detail = f"{self._node_id} has no mapping yet: it waits until all nodes of cluster.conf are connected"
+            return Refusal(Reason.MAPPING_UNSETTLED, detail)
         waits = ", ".join(placement.waits_for(self._node_id))
         epoch = placement.mapping.epoch
         if waits:

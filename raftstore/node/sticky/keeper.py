@@ -372,6 +372,14 @@ class Sticky:
         """Why an op on the session must not be proposed here; None when it may."""
         return self.gate.refusal(session_id, self.machine.sessions, self.peers)
 
+    def why_not_ready(self) -> Unavailable | None:
+        """Why nothing at all can be served: no mapping, or none that was ever settled here."""
+        placement = self.machine.placement
+        if placement is not None and placement.trail:
+            return None
+        refusal = self.gate.unsettled()
+        return Unavailable(refusal.reason, refusal.detail)
+
     def epoch(self) -> int:
         """The epoch by which `refusal` judges."""
         return 0 if self.gate.current is None else self.gate.current.epoch
