@@ -309,14 +309,14 @@ def admit(
     )  # fmt: skip
 
 
-def forget(seq: int, deadline_ms: int, session_id: str, version: int, taker: str) -> bytes:
-    """Node `taker` has the session, as of that version, on its disk."""
-    return _pack((FORGET, seq, deadline_ms, session_id, version, taker))
+def forget(seq: int, deadline_ms: int, session_id: str, version: int, taker: str, at_epoch: int) -> bytes:
+    """Node `taker` has the session, as of that version, on its disk: judged under the mapping of `at_epoch`."""
+    return _pack((FORGET, seq, deadline_ms, session_id, version, taker, at_epoch))
 
 
-def reclaim(seq: int, deadline_ms: int, session_id: str, version: int) -> bytes:
-    """The node to which the session was transferred never got it, and never will."""
-    return _pack((RECLAIM, seq, deadline_ms, session_id, version))
+def reclaim(seq: int, deadline_ms: int, session_id: str, version: int, at_epoch: int) -> bytes:
+    """The node to which the session was transferred never got it, and never will: by the mapping of `at_epoch`."""
+    return _pack((RECLAIM, seq, deadline_ms, session_id, version, at_epoch))
 
 
 # -- groups and batches -----------------------------------------------------------------------------------------------

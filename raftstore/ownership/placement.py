@@ -19,6 +19,11 @@ which that was judged (`create_mapped` names it, and is refused under another). 
 transfer in its own log, durable before the other node hears of it; from then on its machine refuses every op on it.
 The other installs it once (`admit` names the epoch too, and a `departed` mark survives when it goes on from there). It
 takes one back (`reclaim`) only when the other, at a later epoch that excludes an `admit` for ever, has never had it.
+`forget` and `reclaim` name the epoch as well: what a peer said under one mapping says nothing under the next.
+
+This rests on the callers: they admit only what the present mapping sends here, and confirm only when nothing that maps
+to the peer is left, what is away included. And on the operators: all nodes descend from one founding, and no data
+directory is put back to an older state.
 
 A node that was declared lost confirms nothing: an operator vouched that it does not run. What it may have held is open
 again only when the longest TTL has passed, and never under an id that this node has seen go there.
@@ -37,7 +42,7 @@ from raftstore.ownership.records import FROZEN, NodeRecord, Result, SessionRecor
 from raftstore.ownership.step import Op, Step
 
 NODES_MAX = 64  # of one mapping
-INVOLVED_MAX = 128  # nodes that may hold sessions while mappings change
+INVOLVED_MAX = 128  # nodes that may hold sessions while mappings change; bounds the stores, too
 TRAIL_MAX = 8  # adopted and not settled; beyond it nothing counts as certain until the newest is settled
 GONE_MAX = 128  # data directories that were declared lost, newest last
 
@@ -93,6 +98,14 @@ class Placement(NamedTuple):
         """Involved nodes that have not confirmed to `node_id` yet, which is this node."""
         known = {node_id, *self.confirmed, *self.mapping.lost}
         return [involved for involved in self.involved if involved not in known]
+
+    def confirmed_epoch_of(self, node_id: str) -> int:
+        """An epoch that the node had adopted when it confirmed, as far as this log still tells; 0 for none."""
+        if node_id in self.confirmed:
+            return self.mapping.epoch
+        if self.trail and node_id in self.trail[0].node_ids and self.store_of(node_id) is not None:
+            return self.trail[0].epoch  # settled: all its nodes had confirmed it
+        return 0
 
     def store_of(self, node_id: str) -> int | None:
         """The store id under which that node confirmed; None when it never did, or was declared lost since."""
@@ -229,7 +242,9 @@ def close(step: Step, actor: NodeRecord, op: Op) -> Result:
     if not placement.is_settled:
         return step.refuse(op, r.INVALID_TRANSITION)
     if not placement.is_closed:
-        step.placement = placement._replace(involved=placement.mapping.node_ids)
+        ids = placement.mapping.node_ids
+        stores = tuple(known for known in placement.stores if known[0] in ids)  # what others held is here or nowhere
+        step.placement = placement._replace(involved=ids, stores=stores)
         step.note(events.MAPPING_CLOSED, op[0], op[1], f"epoch {placement.mapping.epoch}")
     return _OK
 
@@ -275,23 +290,25 @@ def was_here(mark: int, version: int, reason: str | None) -> bool:
 
 def forget(step: Step, actor: NodeRecord, op: Op) -> Result:
     """The other node has the session on its disk: only a mark of it stays here."""
-    _, _, _, sid, version, taker = op
+    _, _, _, sid, version, taker, at_epoch = op
     record = step.sessions.get(sid)
-    if step.placement is None:
-        return step.refuse(op, r.INVALID_TRANSITION, record, sid)  # sessions do not leave a log that nodes share
+    if step.placement is None or at_epoch != step.placement.mapping.epoch:
+        return step.refuse(op, r.OWNERSHIP_CONFLICT, record, sid)
     if record is None:
         return _OK if step.departed.get(sid, 0) >= version else step.refuse(op, r.SESSION_NOT_FOUND, None, sid)
     if record.state_version != version:
         return step.refuse(op, r.VERSION_MISMATCH, record)
-    if record.state != r.TERMINATED and record.owner != taker:
+    if taker == actor.node_id or (record.state != r.TERMINATED and record.owner != taker):
         return step.refuse(op, r.INVALID_TRANSITION, record)
     return step.remove(op, record, events.SESSION_HANDED_OVER, taker)
 
 
 def reclaim(step: Step, actor: NodeRecord, op: Op) -> Result:
     """The node that was to have the session never got it and never will: it belongs to this node again."""
-    _, _, _, sid, version = op
+    _, _, _, sid, version, at_epoch = op
     record = step.sessions.get(sid)
+    if step.placement is None or at_epoch != step.placement.mapping.epoch:
+        return step.refuse(op, r.OWNERSHIP_CONFLICT, record, sid)
     if record is None:
         return step.refuse(op, r.SESSION_NOT_FOUND, None, sid)
     if record.state_version != version:

@@ -12,6 +12,7 @@ from raftstore.ownership.machine import Machine
 from raftstore.ownership.params import DEFAULTS, is_param
 from raftstore.ownership.records import NodeRecord, Result, SessionRecord
 from raftstore.ownership.remembered import Remembered
+from raftstore.ownership.shapes import is_placement
 from raftstore.ownership.snapshot import (
     DEPARTED,
     FORMAT_NAME,
@@ -82,6 +83,7 @@ class _Reader:
         elif kind == RESULTS and len(value) == 3 and type(value[2]) is list:
             self._remembered(value[1], value[2])
         elif kind == PLACEMENT and len(value) == 2:
+            _check(self._machine.placement is None and is_placement(value[1]), "placement")
             self._machine.placement = placement.read_placement(value[1])
         elif kind == DEPARTED and len(value) == 2 and type(value[1]) is list:
             for mark in value[1]:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+from raftstore.config import WEIGHT_MAX
 from raftstore.ownership import commands as c
 from raftstore.ownership.commands import INCARNATION_MAX, NUMBER_MAX, is_binding, is_id, is_number
 from raftstore.ownership.params import is_param
-from raftstore.ownership.placement import INVOLVED_MAX, NODES_MAX
+from raftstore.ownership.placement import INVOLVED_MAX, NODES_MAX, Placement
 
 Check = Callable[[list[Any]], bool]
 
@@ -91,7 +92,7 @@ def _ids(value: Any, items_max: int) -> bool:
 def is_mapping(value: Any) -> bool:
     """Whether a decoded value holds the fields of a mapping record.
 
-    The ids rise, so that equal mappings are equal bytes; a lost node is in no mapping.
+    The ids rise, so that equal mappings are equal bytes; a lost node is in no mapping; some node takes sessions.
     """
     if type(value) is not list or len(value) != 4:
         return False
@@ -103,10 +104,22 @@ def is_mapping(value: Any) -> bool:
         and 0 < len(nodes) <= NODES_MAX
         and all(type(node) is list and len(node) == 3 for node in nodes)
         and _ids([node[0] for node in nodes], NODES_MAX)
-        and all(_natural(node[1]) and type(node[2]) is bool for node in nodes)
+        and all(is_number(node[1], 0, WEIGHT_MAX) and type(node[2]) is bool for node in nodes)
+        and any(node[1] > 0 and not node[2] for node in nodes)
         and _ids(sources, INVOLVED_MAX)
         and _ids(lost, INVOLVED_MAX)
         and not any(node[0] in lost for node in nodes)
+    )
+
+
+def is_placement(value: Any) -> bool:
+    """Whether a decoded value has the mappings of a placement in their places; `read_placement` reads the rest."""
+    return (
+        type(value) is list
+        and len(value) == len(Placement._fields)
+        and is_mapping(value[0])
+        and type(value[2]) is list
+        and all(map(is_mapping, value[2]))
     )
 
 
@@ -148,7 +161,11 @@ def _admit(op: list[Any]) -> bool:
 
 
 def _forget(op: list[Any]) -> bool:
-    return _session(op) and is_id(op[5])
+    return _session(op) and is_id(op[5]) and _natural(op[6])
+
+
+def _reclaim(op: list[Any]) -> bool:
+    return _session(op) and _natural(op[5])
 
 
 # kind -> (number of items, check of the arguments)
@@ -175,8 +192,8 @@ SHAPES: dict[int, tuple[int, Check]] = {
     c.CLOSE: (4, _epoch),
     c.CREATE_MAPPED: (8, _create_mapped),
     c.ADMIT: (13, _admit),
-    c.FORGET: (6, _forget),
-    c.RECLAIM: (5, _session),
+    c.FORGET: (7, _forget),
+    c.RECLAIM: (6, _reclaim),
 }
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from raftstore.ownership import REASONS, Applied, Machine, SessionRecord, commands, invariants
+from raftstore.ownership import REASONS, Applied, Machine, SessionRecord, commands, invariants, restore
 from raftstore.ownership.events import SESSION_ADMITTED, SESSION_HANDED_OVER
 
 INCARNATIONS = {"a": 101, "b": 202, "c": 303}
 BINDING = ("t1", "udp", "198.51.100.7:51820")
 FAR_MS = 2**50
+STORES = {"b": 22, "c": 33, "d": 44, "e": 55}  # of the peers of a node alone in its log
 
 
 class Driver:
@@ -94,3 +95,101 @@ def driver() -> Driver:
 def new_driver() -> type[Driver]:
     """For tests that need more than one cluster."""
     return Driver
+
+
+def equal(ids: str) -> list[tuple[str, int, bool]]:
+    """Nodes of equal weight."""
+    return [(node_id, 1, False) for node_id in ids]
+
+
+class Alone:
+    """Node a, alone in its log; every call is an entry of its own and is held against a restored twin."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self.machine = driver.machine
+
+    def do(self, build: Any, *args: Any, **kwargs: Any) -> str:
+        if build in (commands.forget, commands.reclaim) and len(args) < (4 if build is commands.forget else 3):
+            args = (*args, self.place.mapping.epoch if self.place else 0)  # the present epoch, unless one is named
+        before = self.machine.state_digest()
+        twin = restore(list(self.machine.freeze_state().chunks()))
+        assert twin.state_digest() == before
+        answer = self.driver.do("a", build, *args, **kwargs)[0]
+        index, data = self.driver.entries[-1]
+        assert twin.apply(index, 1, data) == self.driver.applied
+        assert twin.state_digest() == self.machine.state_digest()
+        assert not self.machine.departed.keys() & self.machine.sessions.keys()
+        return str(answer)
+
+    def ok(self, build: Any, *args: Any) -> None:
+        assert self.do(build, *args) == "OK"
+
+    def twice(self, build: Any, *args: Any) -> None:
+        """Granted, and granted again without any effect."""
+        self.ok(build, *args)
+        assert len(self.driver.applied.events) == 1
+        before = self.state()
+        self.ok(build, *args)
+        assert self.state() == before
+        assert self.driver.applied.events == []
+        assert self.driver.applied.changed == []
+
+    def refused(self, reason: str, build: Any, *args: Any) -> None:
+        """Refused with that reason, in the audit trail, and with no other effect."""
+        before = self.state()
+        assert self.do(build, *args) == reason
+        assert self.state() == before
+        assert len(self.driver.applied.events) == 1
+        assert self.driver.applied.changed == []
+
+    def state(self) -> Any:
+        return dict(self.machine.sessions), self.machine.placement, dict(self.machine.departed)
+
+    @property
+    def place(self) -> Any:
+        return self.machine.placement
+
+    def adopt(self, epoch: int, ids: str = "abc", sources: str = "", lost: str = "") -> None:
+        self.ok(commands.adopt, epoch, equal(ids), sources, lost)
+
+    def confirm(self, peer: str, others: str = "", store: int | None = None) -> tuple[Any, ...]:
+        """The op by which `peer` confirms the present mapping."""
+        mapping = self.place.mapping
+        return (
+            commands.confirm,
+            peer,
+            mapping.epoch,
+            mapping.digest(),
+            STORES[peer] if store is None else store,
+            others,
+        )
+
+    def settle(self) -> None:
+        """All confirm and it is settled."""
+        for peer in self.place.waits_for("a"):
+            self.ok(*self.confirm(peer))
+        self.ok(commands.settle, self.place.mapping.epoch)
+
+    def away(self, session_id: str = "s", target: str = "b") -> None:
+        """A session of version 3, epoch 2, given to another machine."""
+        self.ok(commands.create_mapped, session_id, BINDING, 600_000, None, self.place.mapping.epoch)
+        self.ok(commands.freeze, session_id, 1, "MAPPING", target)
+        self.ok(commands.transfer, session_id, 2)
+
+    def record(self, session_id: str = "s") -> Any:
+        return self.machine.sessions[session_id]
+
+
+@pytest.fixture
+def node(new_driver: type[Driver]) -> Alone:
+    """Node a in a log of its own, without a mapping."""
+    return Alone(new_driver("a"))
+
+
+@pytest.fixture
+def settled(node: Alone) -> Alone:
+    """Node a with nodes b and c in a settled mapping of epoch 1."""
+    node.adopt(1)
+    node.settle()
+    return node

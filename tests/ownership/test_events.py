@@ -55,11 +55,11 @@ def story(driver):
     do("a", c.create_mapped, "u", B1, 600_000, None, 2)
     do("a", c.freeze, "u", 1, "MAPPING", "d")
     do("a", c.transfer, "u", 2)
-    do("a", c.reclaim, "u", 3)
+    do("a", c.reclaim, "u", 3, 2)
     do("a", c.resume, "u", 4, None)
     do("a", c.freeze, "u", 5, "MAPPING", "d")
     do("a", c.transfer, "u", 6)
-    do("a", c.forget, "u", 7, "d")
+    do("a", c.forget, "u", 7, "d", 2)
     do("a", c.admit, "u", 2, "d", 4, 9, 0, "deny", 1_000, 900_000, None)
     events.extend(driver.batch(jump=5).events)
     events.extend(driver.raw(b"nonsense").events)
@@ -180,8 +180,8 @@ def test_the_trail_tells_each_step_of_a_mapping_in_words(driver):
         ("MappingSettled", "epoch 2"),
         ("MappingClosed", "epoch 2"),
     ]
-    driver.do("a", c.adopt, 3, [("a", 0, False), ("d", 2, True)], ["a"], ["e", "f"])
-    assert event_as_dict(driver.applied.events[0])["detail"] == "epoch 3: a=0 d=2,draining; lost e f"
+    driver.do("a", c.adopt, 3, [("a", 3, False), ("d", 2, True)], ["a"], ["e", "f"])
+    assert event_as_dict(driver.applied.events[0])["detail"] == "epoch 3: a=3 d=2,draining; lost e f"
 
 
 def test_an_undecodable_batch_is_one_event_and_changes_nothing_else(driver):

@@ -9,7 +9,7 @@ import pytest
 
 from raftstore.ownership import commands as c
 from raftstore.ownership import invariants, restore
-from raftstore.ownership.snapshot import SLICE_RECORDS
+from raftstore.ownership.snapshot import DEPARTED, HEADER, PLACEMENT, RESULTS, SESSIONS, SLICE_RECORDS, TRAILER
 
 B1 = ("t1", "udp", "198.51.100.7:51820")
 
@@ -70,6 +70,130 @@ def test_many_sessions_and_results_come_in_slices(driver):
     chunks = list(driver.machine.freeze_state().chunks())
     assert len(chunks) >= 1 + 3 + 3 + 1
     assert restore(chunks).state_digest() == driver.machine.state_digest()
+
+
+def sticky(new_driver):
+    """Node a alone in its log, with a mapping, sessions here, away and gone, and a peer declared lost."""
+    driver = new_driver("a")
+    digest = None
+    for epoch, nodes, lost in ((1, "abc", ""), (2, "ab", "c")):
+        driver.do("a", c.adopt, epoch, [(node, 1, node == "b") for node in nodes], "abc", lost)
+        digest = driver.machine.placement.mapping.digest()
+        driver.do("a", c.confirm, "b", epoch, digest, 2**64 - 1, "ab")
+        driver.do("a", c.confirm, "c", epoch, digest, 7, "ad")
+        driver.do("a", c.settle, epoch)
+    for sid in ("here", "away", "gone", "too"):
+        driver.do("a", c.create_mapped, sid, B1, 600_000, None, 2)
+        if sid != "here":
+            driver.do("a", c.freeze, sid, 1, "MAPPING", "b")
+            driver.do("a", c.transfer, sid, 2)
+    for sid in ("gone", "too"):
+        driver.do("a", c.forget, sid, 3, "b", 2)
+    driver.do("a", c.admit, "come", 2, "b", 2, 5, 0, "deny", 5, 900_000, None)
+    assert (set(driver.machine.sessions), set(driver.machine.departed)) == ({"here", "away", "come"}, {"gone", "too"})
+    return driver
+
+
+def test_what_a_node_knows_of_mappings_and_of_departed_sessions_is_kept(new_driver):
+    """Read back it is the same, and goes on alike."""
+    driver = sticky(new_driver)
+    twin = restore(list(driver.machine.freeze_state().chunks()))
+    assert twin.placement == driver.machine.placement
+    assert twin.departed == driver.machine.departed
+    assert twin.tally.owned == {k: v for k, v in driver.machine.tally.owned.items() if v}
+    assert twin.state_digest() == driver.machine.state_digest()
+    assert invariants.check(twin) == []
+    assert (twin.placement.involved, twin.placement.gone) == (("a", "b", "c", "d"), (7,))
+    begin = len(driver.entries)
+    driver.do("a", c.forget, "away", 3, "b", 2)
+    driver.do("a", c.create_mapped, "gone", B1, 600_000, None, 2)
+    driver.do("a", c.adopt, 3, [("a", 1, False)], "ab", "")
+    for index, data in driver.entries[begin:]:
+        applied = twin.apply(index, 1, data)
+    assert applied == driver.applied
+    assert twin.state_digest() == driver.machine.state_digest()
+
+
+def test_a_frozen_mapping_is_not_touched_by_what_follows(new_driver):
+    """Placement and marks are frozen with the rest."""
+    driver = sticky(new_driver)
+    frozen, digest = driver.machine.freeze_state(), driver.machine.state_digest()
+    driver.do("a", c.forget, "away", 3, "b", 2)
+    driver.do("a", c.adopt, 3, [("a", 1, False)], "ab", "")
+    assert restore(frozen.chunks()).state_digest() == digest != driver.machine.state_digest()
+
+
+def test_placement_and_marks_are_part_of_the_digest(new_driver):
+    """Two machines that differ in nothing else differ."""
+    driver = sticky(new_driver)
+    digests = {driver.machine.state_digest()}
+    place = driver.machine.placement
+    for name, value in (
+        ("store_id", 5), ("trail", (place.mapping,)), ("confirmed", ()), ("stores", ()), ("gone", ()),
+        ("involved", ("a",)), ("opens_at_ms", 5), ("mapping", place.mapping._replace(epoch=9)),
+    ):  # fmt: skip
+        assert getattr(place, name) != value
+        driver.machine.placement = place._replace(**{name: value})
+        digests.add(driver.machine.state_digest())
+    driver.machine.placement = place
+    for marks in ({"gone": 3}, {"gone": 3, "too": 4}, {"gone": 3, "to": 3}):
+        driver.machine.departed = marks
+        digests.add(driver.machine.state_digest())
+    assert len(digests) == 1 + 8 + 3
+
+
+def test_a_machine_without_a_mapping_is_written_as_it_always_was(driver):
+    """No chunk and no count of what it does not have: a snapshot of a shared log is what it was, byte by byte."""
+    history(driver)
+    chunks = [msgpack.unpackb(chunk) for chunk in driver.machine.freeze_state().chunks()]
+    results = sum(len(memory.results) for memory in driver.machine.remembered.values())
+    assert {chunk[0] for chunk in chunks} == {HEADER, SESSIONS, RESULTS, TRAILER}
+    assert chunks[-1] == [TRAILER, len(driver.machine.sessions), results]
+    assert [len(chunks[0]), chunks[0][:3]] == [10, [0, "raftstore-ownership", 1]]
+
+
+def test_many_marks_come_in_slices(new_driver):
+    """As many as sessions can come to be."""
+    driver = sticky(new_driver)
+    driver.machine.departed = {f"s{n}": n + 1 for n in range(2 * SLICE_RECORDS + 1)}
+    chunks = list(driver.machine.freeze_state().chunks())
+    assert [msgpack.unpackb(chunk)[0] for chunk in chunks].count(DEPARTED) == 3
+    assert restore(chunks).departed == driver.machine.departed
+
+
+def test_a_snapshot_with_a_part_of_the_placement_missing_or_wrong_is_refused(new_driver):
+    """Each chunk left out or doubled, each mark and each field of the placement replaced."""
+    driver = sticky(new_driver)
+    chunks = list(driver.machine.freeze_state().chunks())
+    kinds = [msgpack.unpackb(chunk)[0] for chunk in chunks]
+    for n, kind in enumerate(kinds):
+        assert refuses(chunks[:n] + chunks[n + 1 :])
+        assert kind == PLACEMENT or refuses(chunks[: n + 1] + chunks[n:])
+    place, marks = kinds.index(PLACEMENT), kinds.index(DEPARTED)
+    for bad in (["gone", 0], ["gone", None], ["", 3], ["here", 3], ["too", 3, 3], "x", None, ["gone", 2**53]):
+        assert refuses([*chunks[:marks], msgpack.packb([DEPARTED, [bad, ["too", 3]]]), *chunks[marks + 1 :]])
+    fields = msgpack.unpackb(chunks[place])[1]
+    refused = 0
+    for n in range(len(fields)):
+        for value in (None, 2.5, "x", [[1]], [[[]]], {}, True):
+            changed = msgpack.packb([PLACEMENT, [*fields[:n], value, *fields[n + 1 :]]])
+            refused += refuses([*chunks[:place], changed, *chunks[place + 1 :]])
+        assert refuses(
+            [*chunks[:place], msgpack.packb([PLACEMENT, fields[:n] + fields[n + 1 :]]), *chunks[place + 1 :]]
+        )
+    assert refused >= 8 * 5
+    for n, value in (
+        (3, [1]),
+        (4, [[1, 7]]),
+        (4, [["b", "x"]]),
+        (4, [["b"]]),
+        (5, ["x"]),
+        (6, [1]),
+        (1, "x"),
+        (7, "x"),
+    ):
+        changed = msgpack.packb([PLACEMENT, [*fields[:n], value, *fields[n + 1 :]]])
+        assert refuses([*chunks[:place], changed, *chunks[place + 1 :]])
 
 
 def test_an_empty_machine_has_a_snapshot_too(new_driver):

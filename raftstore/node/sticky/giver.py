@@ -76,7 +76,9 @@ class Giver:
         self._scan: Iterator[str] = iter(())
         self._leaving: dict[str, dict[str, None]] = {}  # by target: still to be given, in order
         self._doubtful: dict[str, dict[str, None]] = {}  # by taker of an earlier mapping: may it have them?
-        self._busy: set[str] = set()
+        self._busy: set[str] = set()  # an op of ours on them is not decided
+        self._unsure: dict[str, int] = {}  # of these: those whose op nobody waits for, and when it can be no more
+        self._before: set[str] = set()  # of these: those whose op is older than the mapping
         self._held: dict[str, int] = {}  # pulls that wait for an answer: peer and number
         self.is_scanning = False
 
@@ -85,20 +87,44 @@ class Giver:
         """A mapping was adopted (or the node has just started with one): find what must leave."""
         self._mapping = mapping
         self._leaving, self._doubtful, self._held = {}, {}, {}
+        self._before = set(self._busy)
         self._scan = iter(list(self._log.machine.sessions))
         self.is_scanning = True
 
     def scan(self) -> None:
-        """Look at the next slice. No session that maps elsewhere can appear behind it: the epoch forbids it."""
+        """Look at the next slice. No session that maps elsewhere can appear behind it: the epoch forbids it.
+
+        Nor is one sorted in on which an op of the mapping before is under way: a transfer may come of it that must be
+        in doubt, or a reclaim.
+        """
         if not self.is_scanning:
             return
         piece = list(islice(self._scan, SCAN_SLICE))
         for session_id in piece:
-            self._sort_in(session_id)
-        if len(piece) < SCAN_SLICE:
+            if session_id not in self._before:
+                self._sort_in(session_id)
+        if len(piece) < SCAN_SLICE and not self._before:
             self.is_scanning = False
-            for peer_id in list(self._held):
-                self._answer(peer_id)
+            self.answer_held()
+
+    def tick(self) -> None:
+        """Ops whose outcome was unknown are decided once the machine's clock has passed their deadline."""
+        clock_ms = self._log.machine.clock_ms
+        for session_id in [session_id for session_id, end_ms in self._unsure.items() if end_ms < clock_ms]:
+            del self._unsure[session_id]
+            self._decided(session_id)
+
+    def _answered(self, session_id: str, answer: Answer) -> None:
+        if answer.decided:
+            self._decided(session_id)
+        else:
+            self._unsure[session_id] = self._log.now_ms()  # its deadline is past, and no entry has that time yet
+
+    def _decided(self, session_id: str) -> None:
+        self._busy.discard(session_id)
+        if session_id in self._before:
+            self._before.discard(session_id)
+            self._sort_in(session_id)
 
     def _sort_in(self, session_id: str) -> None:
         record = self._log.machine.sessions.get(session_id)
@@ -110,6 +136,10 @@ class Giver:
             self._leaving.setdefault(target, {})[session_id] = None
         if _is_away(self._log, record) and record.owner != target:
             self._doubtful.setdefault(record.owner, {})[session_id] = None
+
+    def is_busy(self, session_id: str) -> bool:
+        """Whether an op on the session is under way that this side has proposed, and whose outcome is open."""
+        return session_id in self._busy
 
     def left_for(self, peer_id: str) -> int:
         """How many sessions are still to be given to that node."""
@@ -144,8 +174,8 @@ class Giver:
         number = self._held.get(peer_id)
         if number is None:
             return
-        rows = self._rows(peer_id)
         doubtful = self._doubts(peer_id)
+        rows = [] if doubtful or self._is_stranger(peer_id) else self._rows(peer_id)  # its answer must fit one message
         done = not (self.is_scanning or self._leaving.get(peer_id) or self._doubtful.get(peer_id))
         if not (rows or doubtful or done):
             return
@@ -164,6 +194,16 @@ class Giver:
                 "involved": placement.involved,
             },
         )
+
+    def _is_stranger(self, peer_id: str) -> bool:
+        """Whether this log does not know the peer's data directory yet: if that were lost, nobody would miss it."""
+        placement = self._log.machine.placement
+        return placement is None or placement.store_of(peer_id) is None
+
+    def answer_held(self) -> None:
+        """The placement has changed: a pull that waits may be answered by it."""
+        for peer_id in list(self._held):
+            self._answer(peer_id)
 
     def _rows(self, peer_id: str) -> list[Row]:
         """Up to BATCH_MAX sessions that may travel; those behind them are made ready meanwhile."""
@@ -202,9 +242,13 @@ class Giver:
             record = self._log.machine.sessions.get(session_id)
             if record is None or record.owner != peer_id:
                 del doubtful[session_id]
-            else:
+            elif session_id not in self._busy:
                 marks.append((session_id, record.state_version))
         return marks
+
+    def _epoch(self) -> int:
+        """Of the mapping by which this was judged: under another one the machine refuses it."""
+        return 0 if self._mapping is None else self._mapping.epoch
 
     # --- single sessions ---------------------------------------------------------------------------------------
     def _advance(self, session_id: str, target: str) -> None:
@@ -218,7 +262,7 @@ class Giver:
         self._busy.add(session_id)
 
         def answered(answer: Answer) -> None:
-            self._busy.discard(session_id)
+            self._answered(session_id, answer)
             if answer.reason is None:
                 self._went_on(session_id)
             # refused, or not known: the peer pulls again, and the record says what is needed then
@@ -250,7 +294,8 @@ class Giver:
         record = self._log.machine.sessions.get(session_id)
         if record is None or record.state_version != version or session_id in self._busy:
             return
-        self._submit_for(session_id, "forget", lambda seq, d: forget(seq, d, session_id, version, taker))
+        at_epoch = self._epoch()
+        self._submit_for(session_id, "forget", lambda seq, d: forget(seq, d, session_id, version, taker, at_epoch))
 
     def _reclaim(self, session_id: str, version: int, peer_id: str) -> None:
         """Only what maps elsewhere now: by this very mapping, which the peer goes by as well, it can never admit it."""
@@ -264,18 +309,18 @@ class Giver:
             or session_id in self._busy
         ):
             return
-        self._submit_for(session_id, "reclaim", lambda seq, d: reclaim(seq, d, session_id, version))
+        at_epoch = self._epoch()
+        self._submit_for(session_id, "reclaim", lambda seq, d: reclaim(seq, d, session_id, version, at_epoch))
 
     def _submit_for(self, session_id: str, kind: str, build: Build) -> None:
         self._busy.add(session_id)
 
         def answered(answer: Answer) -> None:
-            self._busy.discard(session_id)
+            self._answered(session_id, answer)
             for sessions in (*self._leaving.values(), *self._doubtful.values()):
                 if session_id in sessions and session_id not in self._log.machine.sessions:
                     del sessions[session_id]
-            for peer_id in list(self._held):
-                self._answer(peer_id)
+            self.answer_held()
 
         self._log.submit(kind, session_id, build, answered)
 

@@ -57,8 +57,10 @@ class Sticky:
         self._known = core.config.node_ids
         self._founding = founding(core.config.weights)
         self._giver = Giver(self)
-        self._taker = Taker(self, core.clock, core.incarnation)
+        self._taker = Taker(self, core.clock, core.incarnation, self._giver.is_busy)
         self._seen: Placement | None = None
+        self._before: MappingRecord | None = None  # the mapping that this process saw replaced last
+        self._known_by: set[str] = set()  # peers that have this node's store id in their logs
         self._busy: set[str] = set()  # kinds of mapping ops under way: one of each
         self._ticks = 0
         self._reported: dict[tuple[str, str], str] = {}  # (kind, peer): the last detail, so that it is told once
@@ -122,6 +124,7 @@ class Sticky:
             return
         if not self._is_ready:
             return  # this node has not read its own log to the end: it does not know yet what it has promised
+        self._notice()  # a mapping may have been adopted whose proposer had lost patience
         kind = message["type"]
         if kind == "mapping":
             self._heard(peer_id, peer, message)
@@ -141,7 +144,6 @@ class Sticky:
         placement = self.machine.placement
         known = None if placement is None else placement.store_of(peer_id)
         peer = self.peers[peer_id]
-        confirmed = placement is not None and peer_id in placement.confirmed
         self.send(
             peer_id,
             {
@@ -152,7 +154,7 @@ class Sticky:
                 "closed": placement is not None and placement.is_closed,
                 "founding": self._founding.digest(),
                 "knows_store": known or 0,
-                "knows_epoch": placement.mapping.epoch if placement is not None and confirmed else 0,
+                "knows_epoch": 0 if placement is None else placement.confirmed_epoch_of(peer_id),
                 "gone": placement is not None and peer.store_id in placement.gone,
             },
         )
@@ -199,6 +201,8 @@ class Sticky:
             self._core.fail("DECLARED_LOST", f"{detail}; its sessions must not go on")
             return True
         known = message["knows_store"]
+        if known and known == store_id:
+            self._known_by.add(peer_id)
         if known and known == store_id and message["knows_epoch"] > epoch:
             detail = f"{peer_id} has it at mapping epoch {message['knows_epoch']}, its log ends at {epoch}"
             self._core.fail(
@@ -252,6 +256,7 @@ class Sticky:
         """House-keeping of the node: everything here may be asked as often as one likes."""
         if not self._is_ready:
             return
+        self._giver.tick()
         self._consider()
         self._ticks += 1
         if self._ticks % TELL_EVERY_TICKS == 1:
@@ -280,6 +285,8 @@ class Sticky:
         if placement is self._seen or placement is None:
             return
         changed = self._seen is None or self._seen.mapping != placement.mapping
+        if changed and self._seen is not None:
+            self._before = self._seen.mapping
         self._seen = placement
         self.gate.set_placement(placement)
         if changed:
@@ -289,6 +296,7 @@ class Sticky:
             self._scan()
             for peer_id, peer in self.peers.items():
                 self._compare(peer_id, peer.mapping)
+        self._giver.answer_held()
         self._tell_all()
 
     def _scan(self) -> None:
@@ -337,10 +345,19 @@ class Sticky:
                 peer = self.peers.get(peer_id)
                 if peer is not None and peer.mapping == placement.mapping:
                     self._taker.ask(peer_id)
-            if not waits and self.now_ms() >= placement.opens_at_ms:
+            if not waits and self._is_known_to_all(placement) and self.now_ms() >= placement.opens_at_ms:
                 self._propose("settle", lambda seq, d: settle(seq, d, epoch), lambda _: None)
         elif not placement.is_closed and (self._all_settled(placement) or self._told_closed(placement)):
             self._propose("close", lambda seq, d: close(seq, d, epoch), lambda _: None)
+
+    def _is_known_to_all(self, placement: Placement) -> bool:
+        """Whether the others have this data directory in their logs: if it is lost, nobody takes its heir for it.
+
+        One that is not involved holds nothing that could be lost, and nobody waits for it to confirm.
+        """
+        if self.node_id not in placement.involved:
+            return True
+        return self._known_by.issuperset({*placement.involved} - {self.node_id, *placement.mapping.lost})
 
     def _all_settled(self, placement: Placement) -> bool:
         others = [n for n in placement.involved if n != self.node_id and n not in placement.mapping.lost]
@@ -370,6 +387,11 @@ class Sticky:
     # --- callers -----------------------------------------------------------------------------------------------
     def refusal(self, session_id: str) -> Refusal | None:
         """Why an op on the session must not be proposed here; None when it may."""
+        if not self._is_ready:
+            return Refusal(
+                Reason.MAPPING_UNSETTLED, f"{self.node_id} has not read its own log to the end yet: try again"
+            )
+        self._notice()  # the log may hold a mapping that no tick has seen yet, above all after a start
         return self.gate.refusal(session_id, self.machine.sessions, self.peers)
 
     def why_not_ready(self) -> Unavailable | None:
@@ -420,6 +442,7 @@ class Sticky:
             "digest": placement.mapping.digest().hex(),
             "nodes": [node._asdict() for node in placement.mapping.nodes],
             "lost": list(placement.mapping.lost),
+            "previous": self._previous(placement),
             "settled": placement.is_settled,
             "closed": placement.is_closed,
             "waits_for": placement.waits_for(self.node_id),
@@ -429,6 +452,13 @@ class Sticky:
             "departed": len(self.machine.departed),
             "peers": {peer_id: self._peer_status(peer_id) for peer_id in self._known if peer_id != self.node_id},
         }
+
+    def _previous(self, placement: Placement) -> dict[str, Any] | None:
+        """The mapping before, to go back to. While a change is unsettled the log tells it, after that this process."""
+        record = placement.trail[-2] if len(placement.trail) > 1 else self._before
+        if record is None:
+            return None  # the audit trail knows it
+        return {"epoch": record.epoch, "nodes": [node._asdict() for node in record.nodes]}
 
     def _peer_status(self, peer_id: str) -> dict[str, Any]:
         peer = self.peers.get(peer_id)

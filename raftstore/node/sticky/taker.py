@@ -15,6 +15,7 @@ from raftstore.node.sticky.giver import Build, Log
 from raftstore.node.sticky.messages import Row
 from raftstore.ownership import admit, confirm
 from raftstore.ownership.commands import NUMBER_MAX
+from raftstore.ownership.placement import was_here
 from raftstore.ports import Clock
 from raftstore.routing import Mapping
 from raftstore.types import Reason
@@ -37,8 +38,9 @@ class _Asking:
 class Taker:
     """Pulls from the involved nodes. The node's loop is its only user."""
 
-    def __init__(self, log: Log, clock: Clock, first_number: int) -> None:
+    def __init__(self, log: Log, clock: Clock, first_number: int, is_busy: Callable[[str], bool]) -> None:
         self._log = log
+        self._is_busy = is_busy  # of this node's giving side
         self._clock = clock
         self._mapping: Mapping | None = None
         self._asking: dict[str, _Asking] = {}
@@ -89,18 +91,18 @@ class Taker:
             self._take(peer_id, asking, row)
         if message["done"] and not message["rows"] and not message["doubtful"]:
             self._confirm(peer_id, message["store_id"], message["involved"])
-        elif not asking.admitting:
-            self.ask(peer_id)
+        elif not asking.admitting and (asking.have or asking.declined):
+            self.ask(peer_id)  # otherwise with the next tick: nothing could be taken
 
     def _owner(self, session_id: str) -> str | None:
         return None if self._mapping is None else self._mapping.owner(session_id)
 
-    def _has(self, session_id: str, version: int) -> bool:
-        """Whether that version of the session has ever been in this node's log."""
+    def _has(self, session_id: str, version: int, reason: str | None = None) -> bool:
+        """Whether that version of the session is in this node's log, or has gone on from here."""
         machine = self._log.machine
         record = machine.sessions.get(session_id)
-        return (record is not None and record.state_version >= version) or (
-            machine.departed.get(session_id, 0) >= version
+        return (record is not None and record.state_version >= version) or was_here(
+            machine.departed.get(session_id, 0), version, reason
         )
 
     def _judge(self, asking: _Asking, session_id: str, version: int) -> None:
@@ -112,12 +114,13 @@ class Taker:
 
     def _take(self, peer_id: str, asking: _Asking, row: Row) -> None:
         sid, version = row.session_id, row.version
-        if self._has(sid, version):
+        if self._is_busy(sid):
+            return  # a tombstone comes back while it is being forgotten here: only afterwards is it sure what is here
+        if self._has(sid, version, row.reason):
             asking.have.append((sid, version))
             return
-        placement = self._log.machine.placement
-        assert placement is not None
-        at_epoch = placement.mapping.epoch
+        assert self._mapping is not None
+        at_epoch = self._mapping.epoch
         created_ms = max(0, asking.asked_ms - row.age_ms)
         expires_ms = min(max(created_ms + 1, asking.asked_ms + row.left_ms), NUMBER_MAX)
         asking.admitting += 1
@@ -134,7 +137,7 @@ class Taker:
     def _admitted(self, peer_id: str, asking: _Asking, row: Row) -> Callable[[Answer], None]:
         def answered(answer: Answer) -> None:
             asking.admitting -= 1
-            if self._has(row.session_id, row.version):
+            if self._has(row.session_id, row.version, row.reason):
                 self.taken += 1
                 asking.have.append((row.session_id, row.version))
             elif answer.reason in (Reason.LIMIT_EXCEEDED, Reason.INVALID_TRANSITION):
@@ -147,8 +150,10 @@ class Taker:
 
     def _confirm(self, peer_id: str, store_id: int, involved: list[str]) -> None:
         placement = self._log.machine.placement
-        assert placement is not None
+        assert placement is not None and self._mapping is not None
         epoch, digest = placement.mapping.epoch, placement.mapping.digest()
+        if epoch != self._mapping.epoch:
+            return  # what was answered belongs to the mapping before
 
         def build(seq: int, deadline_ms: int) -> bytes:
             return confirm(seq, deadline_ms, peer_id, epoch, digest, store_id, involved)
