@@ -66,6 +66,7 @@ class NodeCollector(Collector):
         yield _roles(status)
         yield from _peers(status.get("peers") or [])
         yield from _states(status.get("sessions_by_state"))
+        yield from _mapping(status.get("mapping"))
         yield from _counters(status.get("counters") or {})
         for name, value in sorted((status.get("histograms") or {}).items()):
             yield _histogram(name, value)
@@ -103,6 +104,21 @@ def _states(by_state: Mapping[str, int] | None) -> Iterator[Metric]:
     metric = GaugeMetricFamily("raftstore_sessions_owned_by_state", "Sessions of this node", labels=["state"])
     for state, count in sorted(by_state.items()):
         metric.add_metric([state], count)
+    yield metric
+
+
+def _mapping(mapping: Mapping[str, Any] | None) -> Iterator[Metric]:
+    """Of a sticky node: the mapping that it has adopted, and how much of the change is still to be done here."""
+    if mapping is None:
+        return
+    settled = float(bool(mapping["settled"]))
+    yield GaugeMetricFamily("raftstore_mapping_epoch", "Epoch of the adopted mapping; 0: none", value=mapping["epoch"])
+    yield GaugeMetricFamily("raftstore_mapping_settled", "Whether all who may hold sessions confirmed", value=settled)
+    if mapping.get("leaving") is None:
+        return  # still being counted
+    metric = GaugeMetricFamily("raftstore_mapping_sessions_leaving", "Sessions to be given away", labels=["to"])
+    for node_id, count in sorted((dict.fromkeys(mapping["peers"], 0) | mapping["leaving"]).items()):
+        metric.add_metric([node_id], count)
     yield metric
 
 

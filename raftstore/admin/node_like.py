@@ -6,7 +6,7 @@ Rejected, Unavailable, OutcomeUnknown or InvalidArgument.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from raftstore.types import Binding, OpId, Session, SessionState
@@ -99,6 +99,19 @@ class NodeLike(Protocol):
 
     async def drain(self) -> Mapping[str, Any]:
         """Take no new sessions and move all away. Returns when that is done: how many moved, how many failed."""
+
+    def mapping(self) -> dict[str, Any]:
+        """The mapping of sessions to nodes, and in the sticky strategy how far it is settled."""
+
+    async def change_mapping(
+        self,
+        nodes: Mapping[str, int],
+        *,
+        draining: Collection[str] = (),
+        lost: Collection[str] = (),
+        epoch: int | None = None,
+    ) -> Mapping[str, Any]:
+        """Adopt a mapping with the next epoch. Returns, as `mapping` does, when the change is in the node's log."""
 
     async def transfer_leadership(self, to: str | None = None) -> str:
         """Hand leadership to `to`, or to the most caught-up member; its id. Returns when it leads."""

@@ -1,4 +1,4 @@
-"""The handlers about the node itself: status, health, drain, leadership, what became of an op, faults on demand."""
+"""The handlers about the node itself: status, health, drain, mapping, leadership, ops, faults on demand."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class NodeHandlers:
             web.get("/v1/status", self.status),
             web.get("/v1/ops/{op_id}", self.outcome),
             web.post("/v1/node/drain", self.drain),
+            web.get("/v1/mapping", self.mapping),
+            web.post("/v1/mapping", self.change_mapping),
             web.post("/v1/leader/transfer", self.transfer),
             web.get("/livez", self.livez),
             web.get("/readyz", self.readyz),
@@ -52,6 +54,15 @@ class NodeHandlers:
         schema.read_body(await body_of(request, self._body_bytes_max), schema.NOTHING)
         progress = await self._node.drain()
         return answer({"outcome": "drained"} | dict(progress))
+
+    async def mapping(self, request: web.Request) -> web.Response:
+        schema.read_query(list(request.query.items()), schema.NOTHING)
+        return answer(self._node.mapping())
+
+    async def change_mapping(self, request: web.Request) -> web.Response:
+        """Answers when the change is in this node's log; how far it has come after that is what GET tells."""
+        body = schema.read_body(await body_of(request, self._body_bytes_max), schema.MAPPING_CHANGE)
+        return answer({"outcome": "adopted"} | dict(await self._node.change_mapping(**body)))
 
     async def transfer(self, request: web.Request) -> web.Response:
         body = schema.read_body(await body_of(request, self._body_bytes_max), schema.LEADER_TRANSFER)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
+from raftstore.config import WEIGHT_MAX
 from raftstore.errors import InvalidArgument
 from raftstore.ownership import validate_binding, validate_nonce, validate_reason, validate_session_id
 from raftstore.types import Binding, OpId, SessionState
@@ -20,6 +21,7 @@ INTEGER_MAX = (1 << 53) - 1  # beyond it JSON readers round
 LIST_LIMIT_MAX = 1_000
 TIMEOUT_MS_MAX = 600_000
 ISOLATED_PEERS_MAX = 16
+MAPPED_NODES_MAX = 64  # of one mapping, and of those declared lost with it
 
 _NODE_ID = re.compile(r"[a-z0-9-]{1,32}\Z")
 _OP_ID = re.compile(r"([a-z0-9-]{1,32}):([0-9a-f]{16}):([0-9]{1,19})\Z")
@@ -94,13 +96,28 @@ def binding(field: str, value: Any) -> Binding:
     return Binding(**value)
 
 
-def node_ids(field: str, value: Any) -> list[str]:
-    if not isinstance(value, list) or len(value) > ISOLATED_PEERS_MAX:
-        raise InvalidArgument(field, f"must be a list of at most {ISOLATED_PEERS_MAX} node ids")
-    return [node_id(f"{field}[{i}]", item) for i, item in enumerate(value)]
+def node_ids(most: int) -> Reader:
+    """A list of at most `most` node ids."""
+
+    def read(field: str, value: Any) -> list[str]:
+        if not isinstance(value, list) or len(value) > most:
+            raise InvalidArgument(field, f"must be a list of at most {most} node ids")
+        return [node_id(f"{field}[{i}]", item) for i, item in enumerate(value)]
+
+    return read
+
+
+def weights(field: str, value: Any) -> dict[str, int]:
+    """{"vpn-1": 1, ...}: nodes of a mapping with their weights."""
+    if not isinstance(value, dict) or not 1 <= len(value) <= MAPPED_NODES_MAX:
+        raise InvalidArgument(field, f"must be an object of 1 to {MAPPED_NODES_MAX} node ids, each with its weight")
+    for name in value:
+        node_id(field, name)
+    return {name: weight(f"{field}.{name}", number) for name, number in value.items()}
 
 
 node_id = pattern(_NODE_ID, "a node id: 1 to 32 of a-z, 0-9 and '-'")
+weight = integer(0, WEIGHT_MAX)
 session_id = checked(validate_session_id)
 version = integer(1, INTEGER_MAX)  # no session has version 0
 nonce = checked(validate_nonce)
@@ -147,7 +164,13 @@ OPS: Mapping[str, Mapping[str, Field]] = {
 }
 NOTHING: Mapping[str, Field] = {}
 LEADER_TRANSFER: Mapping[str, Field] = {"to": Field(node_id, nullable=True)}
-ISOLATE: Mapping[str, Field] = {"peers": Field(node_ids, required=True)}
+ISOLATE: Mapping[str, Field] = {"peers": Field(node_ids(ISOLATED_PEERS_MAX), required=True)}
+MAPPING_CHANGE: Mapping[str, Field] = {
+    "nodes": Field(weights, required=True),
+    "draining": Field(node_ids(MAPPED_NODES_MAX)),
+    "lost": Field(node_ids(MAPPED_NODES_MAX)),
+    "epoch": Field(integer(1, INTEGER_MAX), nullable=True),
+}
 
 
 def read_body(raw: bytes, fields: Mapping[str, Field]) -> dict[str, Any]:

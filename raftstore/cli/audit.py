@@ -15,6 +15,7 @@ from raftstore.cli.exits import Failure, outcomes_as_exits
 from raftstore.cli.output import console, echo_json, shown, table_of
 from raftstore.cli.target import Target, api_command, config_option, output_option
 from raftstore.config import ClusterConfig
+from raftstore.errors import ConfigError
 from raftstore.node.audit_lines import list_files
 from raftstore.node.audit_verify import VerifyReport, compare, verify_files
 
@@ -71,6 +72,8 @@ def line_of(event: dict[str, Any]) -> str:
             parts.append(f"{label} {event[key]}")
     if event.get("reason"):
         parts.append(f"({event['reason']})")
+    if event.get("detail") and not event.get("session_id"):
+        parts.append(str(event["detail"]))  # of a node or a mapping there is nothing else to tell
     return "  ".join(parts)
 
 
@@ -90,7 +93,8 @@ def verify(files: tuple[Path, ...], config_path: Path, node_id: str | None, outp
     """Recompute the hash chain of audit files and compare the nodes.
 
     Without FILES: those of every node whose audit directory is on this machine. With FILES, or directories of them:
-    exactly those; files of one directory belong together. Exits with 1 when anything is damaged, missing or different.
+    exactly those; files of one directory belong together. Sticky nodes have each a chain of its own: they are not
+    compared. Exits with 1 when anything is damaged, missing or different.
 
     \b
       raftstore audit verify
@@ -99,11 +103,20 @@ def verify(files: tuple[Path, ...], config_path: Path, node_id: str | None, outp
     with outcomes_as_exits(output):
         trails, absent = (_given(files), []) if files else _of_nodes(config_path, node_id)
         reports = [verify_files(paths) for paths in trails]
-        differences = compare(reports)
-        _show(reports, differences, absent, output)
+        are_separate = _are_separate(config_path)
+        differences = [] if are_separate else compare(reports)
+        _show(reports, differences, absent, output, are_separate)
         damaged = sum(bool(report.problems) for report in reports)
         if damaged or differences:
             raise Failure(f"audit: {damaged} of {len(reports)} trails are damaged, {len(differences)} differences")
+
+
+def _are_separate(config_path: Path) -> bool:
+    """Whether the configuration, where there is a readable one, says that each node keeps a log of its own."""
+    try:
+        return ClusterConfig.load(config_path).is_sticky
+    except ConfigError:
+        return False  # files from elsewhere need none
 
 
 def _given(files: Sequence[Path]) -> list[list[Path]]:
@@ -132,7 +145,13 @@ def _of_nodes(config_path: Path, node_id: str | None) -> tuple[list[list[Path]],
     return trails, absent
 
 
-def _show(reports: Sequence[VerifyReport], differences: Sequence[str], absent: Iterable[str], output: str) -> None:
+def _show(
+    reports: Sequence[VerifyReport],
+    differences: Sequence[str],
+    absent: Iterable[str],
+    output: str,
+    are_separate: bool,
+) -> None:
     if output == "json":
         echo_json(
             {
@@ -155,7 +174,9 @@ def _show(reports: Sequence[VerifyReport], differences: Sequence[str], absent: I
             click.echo(f"{report.node}: being written, or cut by a crash: {report.unfinished}")
     for text in (*differences, *absent):
         click.echo(text)
-    if len(reports) > 1 and not differences and not any(report.problems for report in reports):
+    if are_separate:
+        click.echo('strategy "sticky": each node has a chain of its own, so they are not compared')
+    elif len(reports) > 1 and not differences and not any(report.problems for report in reports):
         click.echo(f"the chains of {', '.join(report.node for report in reports)} are equal where they overlap")
 
 

@@ -22,11 +22,13 @@ from raftstore.errors import RaftstoreError
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 6.0
 POLL_S = 0.02
+LEASE_TTL_MS = 2_000
 SETTINGS = """\
+strategy = "{strategy}"
 partition_policy = "{policy}"
 
 [timing]
-lease_ttl_ms = 2000
+lease_ttl_ms = {lease_ttl_ms}
 
 [storage]
 disk_free_min_bytes = 16777216
@@ -41,8 +43,10 @@ class DemoFailed(RaftstoreError):  # noqa: N818 - says what happened
 class DemoCluster:
     """Three processes in a temporary directory. `async with` starts them and leaves nothing behind."""
 
-    def __init__(self, size: int = 3, *, policy: str = "deny") -> None:
-        self._policy = policy
+    def __init__(
+        self, size: int = 3, *, strategy: str = "shared", policy: str = "deny", lease_ttl_ms: int = LEASE_TTL_MS
+    ) -> None:
+        self._settings = SETTINGS.format(strategy=strategy, policy=policy, lease_ttl_ms=lease_ttl_ms)
         self.node_ids = [f"vpn-{i}" for i in range(1, size + 1)]
         self.directory = Path()
         self.clients: dict[str, Client] = {}
@@ -51,7 +55,7 @@ class DemoCluster:
     async def __aenter__(self) -> DemoCluster:
         self.directory = temporary_directory()
         try:
-            self.config = write_cluster(self.directory, "demo", self.node_ids, SETTINGS.format(policy=self._policy))
+            self.config = write_cluster(self.directory, "demo", self.node_ids, self._settings)
             for node_id in self.node_ids:
                 self.clients[node_id] = Client(f"unix:{self.directory}/run/{node_id}.sock", timeout_s=8)
                 self.start(node_id)

@@ -1,99 +1,30 @@
-"""What the demo shows, scene by scene: real operations against real processes, and what was promised of each.
-
-A scene tells what it does, measures, and notes promises as kept or broken from what it saw; nothing is assumed. The
-watcher asks every node, all the while, which sessions it owns.
-"""
+"""What the demo shows of the shared strategy: real operations against real processes, and what was promised of each."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raftstore.cli.demo_cluster import POLL_S, DemoCluster, DemoFailed
-from raftstore.client import NoAnswer, Unreachable
-from raftstore.errors import OutcomeUnknown, RaftstoreError, Rejected, Unavailable
+from raftstore.cli.demo_cluster import POLL_S, DemoFailed
+from raftstore.cli.demo_stage import WAIT_S, Scene, Stage
+from raftstore.errors import OutcomeUnknown, Rejected, Unavailable
 from raftstore.node.audit_verify import compare, verify_files
-from raftstore.types import Binding, Reason, Session, SessionState
+from raftstore.types import Reason, Session, SessionState
 
 SESSIONS = 60
 RACES = 20
 GUESTS = 5
-WAIT_S = 15.0
 NOTICE_SLACK_MS = 250  # between the end of the lease and the poll of this process that sees it
 
 
-@dataclass
-class Promises:
-    """What was promised, and whether the demo saw it kept."""
+class Demo(Stage):
+    """The shared strategy: one Raft cluster, every session known to all."""
 
-    rows: list[tuple[str, bool, str]] = field(default_factory=list)
-
-    def note(self, promise: str, kept: bool, evidence: str) -> None:
-        self.rows.append((promise, kept, evidence))
-
-    @property
-    def all_kept(self) -> bool:
-        return all(kept for _, kept, _ in self.rows)
-
-
-class Watcher:
-    """Asks all nodes in turn who owns the watched sessions, for as long as the demo runs.
-
-    Two owners are proven when one node says yes, then another says yes, then the first still says yes under its old
-    epoch: both owned the session at the moment of the second answer.
-    """
-
-    def __init__(self, cluster: DemoCluster) -> None:
-        self._cluster = cluster
-        self._sessions: list[str] = []
-        self.checks = 0
-        self.overlaps: list[str] = []
-
-    def watch(self, session_id: str) -> None:
-        self._sessions.append(session_id)
-
-    async def run(self) -> None:
-        while True:
-            for session_id in list(self._sessions):
-                await self._look(session_id)
-            await asyncio.sleep(POLL_S)
-
-    async def _look(self, session_id: str) -> None:
-        owners: list[tuple[str, int]] = []
-        for node_id in self._cluster.alive():
-            epoch = await self._owned_epoch(node_id, session_id)
-            if epoch is not None:
-                owners.append((node_id, epoch))
-        self.checks += 1
-        if len(owners) > 1 and await self._owned_epoch(owners[0][0], session_id) == owners[0][1]:
-            self.overlaps.append(f"{session_id}: {owners}")
-
-    async def _owned_epoch(self, node_id: str, session_id: str) -> int | None:
-        with contextlib.suppress(RaftstoreError):
-            return await self._cluster.clients[node_id].owned_epoch(session_id)
-        return None
-
-
-class Demo:
-    """The scenes, in order. `say` prints a line for people."""
-
-    def __init__(self, cluster: DemoCluster, say: Callable[[str], None], title: Callable[[str], None]) -> None:
-        self.cluster = cluster
-        self.clients = cluster.clients
-        self.say = say
-        self.title = title
-        self.promises = Promises()
-        self.watcher = Watcher(cluster)
-        self._ports = 40_000
-
-    async def run(self) -> Promises:
-        watching = asyncio.create_task(self.watcher.run())
-        scenes = (
+    def scenes(self) -> Sequence[Scene]:
+        return (
             self.create,
             self.race,
             self.migrate,
@@ -103,45 +34,6 @@ class Demo:
             self.drain,
             self.audit,
         )
-        try:
-            for scene in scenes:
-                await scene()
-        finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
-        self.promises.note(
-            "never two: no session had two owners at once",
-            not self.watcher.overlaps and self.watcher.checks > 0,
-            f"{self.watcher.checks} rounds of asking every node" + "".join(f"; {o}" for o in self.watcher.overlaps),
-        )
-        return self.promises
-
-    # --- helpers -------------------------------------------------------------------------------------------------
-    def _binding(self) -> Binding:
-        self._ports += 1
-        return Binding(f"t{self._ports}", "udp", f"198.51.100.7:{self._ports}")
-
-    async def _until(self, what: str, check: Callable[[], Awaitable[Any]]) -> Any:
-        """The first true answer of `check`, asked again and again; DemoFailed when it does not come."""
-        for _ in range(int(WAIT_S / POLL_S)):
-            with contextlib.suppress(Unreachable, NoAnswer, Unavailable):
-                found = await check()
-                if found:
-                    return found
-            await asyncio.sleep(POLL_S)
-        raise DemoFailed(f"waited {WAIT_S:g} s in vain: {what}")
-
-    async def _attached(
-        self, node_id: str, session_id: str, ttl_ms: int | None = None, policy: str | None = None
-    ) -> Session:
-        async def once() -> Session:
-            client = self.clients[node_id]
-            return await client.create(session_id, binding=self._binding(), ttl_ms=ttl_ms, policy=policy)
-
-        session: Session = await self._until(f"{node_id} creates {session_id}", once)
-        self.watcher.watch(session_id)
-        return session
 
     # --- scenes --------------------------------------------------------------------------------------------------
     async def create(self) -> None:
@@ -349,13 +241,6 @@ class Demo:
             reason in (Reason.SESSION_EXPIRED, Reason.SESSION_TERMINATED) and forked == Reason.SESSION_TERMINATED,
             f"{reason}, then {forked}",
         )
-
-    async def _rejected(self, work: Awaitable[Session]) -> str:
-        try:
-            session = await work
-        except Rejected as refusal:
-            return str(refusal.reason)
-        return f"accepted at version {session.state_version}"
 
     async def drain(self) -> None:
         self.title("vpn-3 is drained for maintenance")

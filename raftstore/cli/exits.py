@@ -43,7 +43,7 @@ _HINTS = {
     Reason.LEASE_LOST: "see `raftstore status`; nothing was changed",
     Reason.OVERLOADED: "try again in a moment; nothing was changed",
     Reason.NODE_STOPPING: "use another node with --node; nothing was changed",
-    Reason.MAPPING_UNSETTLED: "see `raftstore status`; nothing was changed",
+    Reason.MAPPING_UNSETTLED: "see `raftstore mapping show`; nothing was changed",
 }
 
 

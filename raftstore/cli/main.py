@@ -10,6 +10,7 @@ from raftstore.cli.cert import cert
 from raftstore.cli.config import config
 from raftstore.cli.demo import demo
 from raftstore.cli.init import init
+from raftstore.cli.mapping import mapping
 from raftstore.cli.node import drain, leader, outcome
 from raftstore.cli.route import route
 from raftstore.cli.run import run
@@ -48,5 +49,9 @@ def main() -> None:
     """
 
 
-for command in (init, run, status, session, route, drain, leader, outcome, audit, wal, config, cert, demo, bench):
+COMMANDS = (
+    init, run, status, session, route, mapping, drain, leader, outcome, audit, wal, config, cert, demo, bench,
+)  # fmt: skip
+
+for command in COMMANDS:
     main.add_command(command)

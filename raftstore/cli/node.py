@@ -8,13 +8,16 @@ from typing import Any
 import click
 
 from raftstore.cli.exits import ERROR, NO_QUORUM, Failure
+from raftstore.cli.mapping_view import set_command
 from raftstore.cli.output import echo_json, show_pairs, shown
 from raftstore.cli.target import PROBE_TIMEOUT_S, Target, api_command
-from raftstore.client import NoAnswer, Unreachable
+from raftstore.client import Client, NoAnswer, Unreachable
 from raftstore.client.reading import op_id_from, session_from
 from raftstore.config import NodeConfig
+from raftstore.errors import RaftstoreError
 
-DRAIN_TIMEOUT_MIN_S = 60.0
+DRAIN_TIMEOUT_MIN_S = 65.0  # a sticky node waits 60 s for those who take its sessions
+TELL_EVERY_S = 2.0
 
 
 @click.command()
@@ -22,23 +25,51 @@ DRAIN_TIMEOUT_MIN_S = 60.0
 def drain(target: Target) -> None:
     """Move every session of a node away and give it no new ones, before it is stopped.
 
-    Names the node with --node. A restarted node takes sessions again. Waits at least 60 seconds.
+    Names the node with --node. Waits at least 60 seconds. A restarted node takes sessions again; in the sticky strategy
+    a drain is a mapping change and lasts until the mapping is set without it, which this command says how to do.
     """
     if target.node_id is None:
         raise click.UsageError("say which node to drain: --node ID")
 
-    async def run() -> dict[str, Any]:
+    async def run() -> tuple[dict[str, Any], dict[str, Any]]:
         async with target.connect(max(target.timeout_s, DRAIN_TIMEOUT_MIN_S)) as client:
-            return await client.drain()
+            telling = asyncio.create_task(_tell_progress(client))
+            try:
+                return await client.drain(), await client.mapping()
+            finally:
+                telling.cancel()
 
-    done = asyncio.run(run())
+    done, mapping = asyncio.run(run())
+    is_sticky = mapping["strategy"] == "sticky"
     if target.output == "json":
         echo_json(done)
     else:
-        show_pairs([("node", target.node_id), ("moved", done.get("moved")), ("failed", done.get("failed"))])
+        pairs = [("node", target.node_id), ("moved", done.get("moved")), ("failed", done.get("failed"))]
+        show_pairs([*pairs, ("remaining", done.get("remaining"))] if is_sticky else pairs)
+        if is_sticky:
+            back = set_command(mapping["nodes"], without=target.node_id)
+            click.echo(f"{target.node_id} takes no sessions, restarted or not, until: {back}")
+    problem = shown(done.get("last_problem"))
     if done.get("failed"):
-        problem = shown(done.get("last_problem"))
         raise Failure(f"{target.node_id}: {done['failed']} sessions could not be moved; the last: {problem}")
+    if is_sticky and done.get("remaining"):
+        waits = f"{problem}; they leave as soon as that is possible (raftstore mapping wait)"
+        raise Failure(f"{target.node_id}: {done['remaining']} sessions have not left it yet: {waits}")
+
+
+async def _tell_progress(client: Client) -> None:
+    """Now and then, on stderr, how many sessions are still to leave."""
+    while True:
+        await asyncio.sleep(TELL_EVERY_S)
+        try:
+            status = await client.status()
+        except RaftstoreError:
+            continue  # the drain itself will say what is wrong
+        leaving = (status.get("mapping") or {}).get("leaving")
+        if leaving:
+            click.echo("; ".join(f"{count} to give to {node_id}" for node_id, count in leaving.items()), err=True)
+        elif (status.get("drain") or {}).get("running"):
+            click.echo(f"{status['drain']['remaining']} to move", err=True)
 
 
 @click.group()

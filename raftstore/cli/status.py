@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from raftstore.cli import status_sticky
 from raftstore.cli.exits import ERROR, NO_QUORUM, OK
 from raftstore.cli.output import console, duration, echo_json, shown, table_of
 from raftstore.cli.target import Target, api_command
@@ -49,6 +50,8 @@ def status(target: Target, watch: bool, interval: float, rounds: int | None) -> 
     SESSIONS are those whose owner it is, BOUND those for which it may act right now.
 
     Works without a leader. Exits with 3 when no node knows of a quorum, with 1 when none answers or chain heads differ.
+
+    In the sticky strategy: the mapping of each node and with whom it agrees; exits with 3 while that is not settled.
     """
     if watch and target.output == "table":
         _watch(target, interval, rounds)
@@ -93,7 +96,8 @@ async def _ask(target: Target, node: NodeConfig) -> dict[str, Any]:
 
 def render(views: dict[str, dict[str, Any]]) -> Group:
     """The table, and below it what deserves attention."""
-    return Group(_table(views), *(Text(note) for note in _notes(views)))
+    rows = status_sticky.table(views) if status_sticky.is_sticky(views) else _table(views)
+    return Group(rows, *(Text(note) for note in _notes(views)))
 
 
 def _table(views: dict[str, dict[str, Any]]) -> Table:
@@ -127,17 +131,25 @@ def _table(views: dict[str, dict[str, Any]]) -> Table:
 
 
 def _notes(views: dict[str, dict[str, Any]]) -> list[str]:
+    if status_sticky.is_sticky(views):
+        return status_sticky.remarks(views) + _security_notes(views)
     notes = [f"{name} does not answer: {view['unanswered']}" for name, view in views.items() if "unanswered" in view]
     notes += [f"{name} has stopped serving: {v['stopped']}" for name, v in views.items() if v.get("stopped")]
     notes += [f"{a} and {b} DIFFER at log index {index}: one must be rebuilt" for a, b, index in _divergent(views)]
-    for name, view in views.items():
-        kinds = sorted({str(event.get("kind")) for event in view.get("security_events", [])})
-        if kinds:
-            notes.append(f"{name} reports security events: {', '.join(kinds)} (see its log, or `status -o json`)")
+    notes += _security_notes(views)
     draining = {row["node"] for v in views.values() for row in v.get("nodes", []) if row.get("draining")}
     notes += [f"{name} is draining" for name in sorted(draining)]
     if _verdict(views) == NO_QUORUM:
         notes.append("no node knows of a quorum: ops are refused until a majority is connected")
+    return notes
+
+
+def _security_notes(views: dict[str, dict[str, Any]]) -> list[str]:
+    notes = []
+    for name, view in views.items():
+        kinds = sorted({str(event.get("kind")) for event in view.get("security_events", [])})
+        if kinds:
+            notes.append(f"{name} reports security events: {', '.join(kinds)} (see its log, or `status -o json`)")
     return notes
 
 
@@ -155,6 +167,8 @@ def _divergent(views: dict[str, dict[str, Any]]) -> list[tuple[str, str, int]]:
 
 
 def _verdict(views: dict[str, dict[str, Any]]) -> int:
+    if status_sticky.is_sticky(views):
+        return status_sticky.verdict(views)
     answered = [view for view in views.values() if "unanswered" not in view]
     if not answered or _divergent(views):
         return ERROR

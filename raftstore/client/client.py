@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -199,6 +199,22 @@ class Client:
 
     async def drain(self) -> dict[str, Any]:
         return await self._json("POST", "/v1/node/drain", {})
+
+    async def mapping(self) -> dict[str, Any]:
+        """The node's mapping of sessions to nodes, and in the sticky strategy how far it is settled."""
+        return await self._json("GET", "/v1/mapping")
+
+    async def change_mapping(
+        self,
+        nodes: Mapping[str, int],
+        *,
+        draining: Collection[str] = (),
+        lost: Collection[str] = (),
+        epoch: int | None = None,
+    ) -> dict[str, Any]:
+        """As the node's own: returns when the change is in its log; `mapping` tells how far it has come."""
+        body = {"nodes": dict(nodes), "draining": list(draining), "lost": list(lost), "epoch": epoch}
+        return await self._json("POST", "/v1/mapping", body)
 
     async def transfer_leadership(self, to: str | None = None) -> dict[str, Any]:
         return await self._json("POST", "/v1/leader/transfer", {} if to is None else {"to": to})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from typing import Any, Self, TypeVar
 
 from raftstore.config import ClusterConfig
@@ -167,6 +167,21 @@ class BlockingNode:
     def drain(self) -> Mapping[str, Any]:
         """See Node.drain."""
         return self._run(self._node.drain())
+
+    def mapping(self) -> dict[str, Any]:
+        """See Node.mapping."""
+        return self._node.mapping()
+
+    def change_mapping(
+        self,
+        nodes: Mapping[str, int],
+        *,
+        draining: Collection[str] = (),
+        lost: Collection[str] = (),
+        epoch: int | None = None,
+    ) -> Mapping[str, Any]:
+        """See Node.change_mapping."""
+        return self._run(self._node.change_mapping(nodes, draining=draining, lost=lost, epoch=epoch))
 
     def transfer_leadership(self, to: str | None = None) -> str:
         """See Node.transfer_leadership."""

@@ -25,6 +25,7 @@ from raftstore.node.dispatch import AssignedCallback, Dispatcher, FencedCallback
 from raftstore.node.proposals import Answer
 from raftstore.node.requests import MIGRATION, Request, Requests
 from raftstore.node.runtime import Runtime, Ticket, new_event_loop
+from raftstore.node.surroundings import PRODUCTION, Surroundings
 from raftstore.ownership import MappedNode, validate_session_id
 from raftstore.ports import Clock, SystemClock
 from raftstore.routing import Mapping as NodeMapping
@@ -50,6 +51,7 @@ class Node:
         insecure: bool = False,
         own_thread: bool = True,
         clock: Clock | None = None,
+        surroundings: Surroundings = PRODUCTION,
     ) -> None:
         config.node(node_id)  # ConfigError when there is none
         self.config = config
@@ -57,6 +59,7 @@ class Node:
         self._insecure = insecure
         self._own_thread = own_thread
         self._clock = clock or SystemClock()
+        self._surroundings = surroundings
         self._requests = Requests(config)
         self._dispatcher = Dispatcher()
         self._outlets: dict[asyncio.AbstractEventLoop, Outlet] = {}
@@ -92,7 +95,12 @@ class Node:
         else:
             self._loop = caller_loop
         runtime = self._runtime = Runtime(
-            self.config, self.node_id, insecure=self._insecure, clock=self._clock, dispatcher=self._dispatcher
+            self.config,
+            self.node_id,
+            insecure=self._insecure,
+            clock=self._clock,
+            dispatcher=self._dispatcher,
+            surroundings=self._surroundings,
         )
         self._inbox = Inbox(self._loop, lambda: runtime.end_of_inputs())
         runtime.answers_ready = self._flush_outlets

@@ -16,18 +16,17 @@ from raftstore.errors import StorageError
 from raftstore.node.audit import AuditTrail
 from raftstore.node.histogram import Histogram
 from raftstore.node.snapshot_keeper import Report, SnapshotKeeper
+from raftstore.node.surroundings import PRODUCTION, Surroundings
 from raftstore.ownership import FrozenState, Machine, restore
 from raftstore.raft.journal import HardenedJournal
-from raftstore.storage.disk import OsDisk
 from raftstore.storage.store import Store
 from raftstore.storage.values import Entry, HardState, Limits, Recovered, SnapshotInfo
-from raftstore.storage.worker import StorageWorker
+from raftstore.storage.worker import Worker
 
 if TYPE_CHECKING:
     from raftstore.node.core import Core
 
-KEEP_ENTRIES = 10_000  # kept in memory behind a snapshot, so that a slow follower needs none
-KEEP_BYTES = 32 << 20  # and not more than this
+KEEP_BYTES = 32 << 20  # kept in memory behind a snapshot beside `Surroundings.keep_entries`, whichever is less
 HEALTH_STALL_NS = 5_000_000_000  # a group commit that takes longer counts as a disk that does not answer
 AUDIT_WAIT_S = 10.0  # for the audit files, before a snapshot is put off
 PUT_OFF_FACTOR = 8  # beyond so many times the usual interval the log is cut all the same: memory is bounded
@@ -45,7 +44,9 @@ class Persistence:
         wall_ms: Callable[[], int],
         report: Report,
         failed: Report,
+        surroundings: Surroundings = PRODUCTION,
     ) -> None:
+        self._around = surroundings
         self._wall_ms = wall_ms
         self._config = config
         self._node_id = node_id
@@ -77,7 +78,7 @@ class Persistence:
             self._store = None
             await self._loop.run_in_executor(None, store.close)  # the directory is free for whoever tries next
             raise
-        self._worker = StorageWorker(
+        self._worker: Worker = self._around.storage_worker(
             store,
             post=self._post,
             on_durable=self._on_durable,
@@ -95,12 +96,13 @@ class Persistence:
             record_bytes_max=min(2 * self._config.limits.entry_bytes_max, self._config.storage.wal_segment_bytes // 2),
         )
         store, recovered = Store.open(
-            OsDisk(),
+            self._around.disk(),
             self._directory,
             cluster=self._config.cluster,
             node_id=self._node_id,
             strategy=self._config.strategy,
             limits=limits,
+            entropy=self._around.entropy,
             wall_ms=self._wall_ms(),
         )
         if recovered.hard_state is None:
@@ -286,7 +288,9 @@ class Persistence:
     def _cut_log(self, core: Core, info: SnapshotInfo) -> None:
         """Forget what the snapshot covers: in memory but for some entries, on disk behind the snapshot before it."""
         previous, self._last_snapshot_index = self._last_snapshot_index, info.index
-        base = self.journal.base_that_keeps(min(info.index, core.raft.last_applied), KEEP_ENTRIES, KEEP_BYTES)
+        base = self.journal.base_that_keeps(
+            min(info.index, core.raft.last_applied), self._around.keep_entries, KEEP_BYTES
+        )
         if base > self.journal.base_index:
             core.raft.compact(base)
         self._worker.drop_through(previous)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from random import Random
@@ -23,17 +22,18 @@ from raftstore.node.audit import AuditTrail
 from raftstore.node.core import INCARNATION_BITS, Core
 from raftstore.node.dispatch import Dispatcher
 from raftstore.node.events import EventStream
-from raftstore.node.link_adapter import CoreHandler, LinkAdapter, StickyHandler, make_links
+from raftstore.node.link_adapter import CoreHandler, LinkAdapter, StickyHandler
 from raftstore.node.owned import Owned
 from raftstore.node.persistence import Persistence
 from raftstore.node.proposals import Answer, Pending
 from raftstore.node.replica import LATE_COMMIT
 from raftstore.node.requests import Request, Requests
 from raftstore.node.sticky.keeper import Sticky
-from raftstore.node.watchdog import Watchdog
+from raftstore.node.surroundings import PRODUCTION, Surroundings
 from raftstore.ownership import Machine, MappedNode, SessionRecord, to_session
 from raftstore.ports import Clock
 from raftstore.raft.seams import LEADER
+from raftstore.transport.links import PeerLinks
 from raftstore.transport.ports import LinkHandler
 from raftstore.types import OpId, Reason, Session
 
@@ -69,11 +69,19 @@ class Runtime:
     """A running node. Made by `Node`; methods run on the node's loop unless they say otherwise."""
 
     def __init__(
-        self, config: ClusterConfig, node_id: str, *, insecure: bool, clock: Clock, dispatcher: Dispatcher
+        self,
+        config: ClusterConfig,
+        node_id: str,
+        *,
+        insecure: bool,
+        clock: Clock,
+        dispatcher: Dispatcher,
+        surroundings: Surroundings = PRODUCTION,
     ) -> None:
         self.config = config
         self.node_id = node_id
-        self.incarnation = secrets.randbits(INCARNATION_BITS) | 1
+        self._around = surroundings
+        self.incarnation = surroundings.random_bits(INCARNATION_BITS) | 1
         self.clock = clock
         self.requests = Requests(config)
         self.security_events: deque[dict[str, Any]] = deque(maxlen=SECURITY_EVENTS_MAX)
@@ -95,10 +103,16 @@ class Runtime:
         self._failed_event = asyncio.Event()
         self.events_stream = EventStream(loop)
         self.persistence = Persistence(
-            self.config, self.node_id, loop, wall_ms=self.clock.wall_ms, report=self.report, failed=self._fail_soon
+            self.config,
+            self.node_id,
+            loop,
+            wall_ms=self.clock.wall_ms,
+            report=self.report,
+            failed=self._fail_soon,
+            surroundings=self._around,
         )
         machine = await self.persistence.open()
-        self.audit = AuditTrail(
+        self.audit: AuditTrail = self._around.audit_trail(
             node.audit_dir,
             cluster=self.config.cluster,
             node_id=self.node_id,
@@ -131,7 +145,7 @@ class Runtime:
             snapshots=persistence.keeper,
             links=adapter,
             observer=self,
-            learner=secrets.randbits(INCARNATION_BITS) | 1,
+            learner=self._around.random_bits(INCARNATION_BITS) | 1,
         )
         self.owned: Owned = self.core.owned
         persistence.attach(self.core, self.audit)
@@ -139,8 +153,10 @@ class Runtime:
         if self.config.is_sticky:
             self.sticky = Sticky(self.core, adapter, loop)
             handler = StickyHandler(self.core, self.sticky)
-        self.links = make_links(self.config, self.node_id, self.core, adapter, handler, insecure=self._insecure)
-        self._watchdog = Watchdog(
+        self.links: PeerLinks = self._around.links(
+            self.config, self.node_id, self.core, adapter, handler, insecure=self._insecure
+        )
+        self._watchdog = self._around.watchdog(
             clock=self.clock,
             stall_max_ms=self.config.timing.loop_stall_max_ms,
             last_pulse_ns=lambda: self.core.last_pulse_ns,

@@ -15,7 +15,7 @@ from raftstore.raft.snapshots import SnapshotFile
 from raftstore.storage.snapshot import SnapshotReceiver
 from raftstore.storage.store import Store
 from raftstore.storage.values import SnapshotInfo
-from raftstore.storage.worker import StorageWorker
+from raftstore.storage.worker import Worker
 
 Report = Callable[[str, str], None]
 
@@ -26,7 +26,7 @@ class SnapshotKeeper:
     def __init__(
         self,
         store: Store,
-        worker: StorageWorker,
+        worker: Worker,
         on_installed: Callable[[SnapshotInfo, Machine], None],
         report: Report,
         failed: Report,

@@ -130,7 +130,7 @@ class Seams(SyncObj):  # type: ignore[misc]  # the library ships no type informa
             autoTick=False,
             raftMinTimeout=timing.election_timeout_min_ns / second,
             raftMaxTimeout=timing.election_timeout_max_ns / second,
-            appendEntriesPeriod=timing.heartbeat_interval_ns / second,
+            appendEntriesPeriod=timing.election_timeout_min_ns / second / 4,  # unused, but validated
             leaderFallbackTimeout=timing.election_timeout_min_ns / second,
             connectionTimeout=max(3.5, 2 * timing.election_timeout_max_ns / second),
             tcp_keepalive=None,

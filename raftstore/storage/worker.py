@@ -226,6 +226,12 @@ class Worker(ABC):
 
     # --- how jobs get to where they are done -------------------------------------------------------------
     @abstractmethod
+    def start(self) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
     def _put(self, item: tuple[int, Job, int]) -> None: ...
 
     @abstractmethod

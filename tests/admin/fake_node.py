@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
+from collections.abc import Mapping as MappingOf
 from typing import Any
 
 from raftstore.errors import InvalidArgument, Rejected, Unavailable
@@ -32,7 +33,8 @@ class FakeNode:
         self.outcomes: dict[OpId, dict[str, Any]] = {}
         self.is_ready = True
         self.extra_status: dict[str, Any] = {}
-        self.mapping = Mapping.of(1, {"vpn-1": 1, "vpn-2": 1, "vpn-3": 1})
+        self.sticky: dict[str, Any] | None = None  # what a sticky node's status says of its mapping
+        self.places = Mapping.of(1, {"vpn-1": 1, "vpn-2": 1, "vpn-3": 1})
 
     async def _op(self, op: str, session_id: str, arguments: dict[str, Any]) -> None:
         self.calls.append((op, session_id, {k: v for k, v in arguments.items() if v is not None}))
@@ -121,7 +123,7 @@ class FakeNode:
         return session.epoch if owned and session is not None else None
 
     def preferred_owner(self, session_id: str) -> str | None:
-        return self.mapping.owner(session_id)
+        return self.places.owner(session_id)
 
     async def list_sessions(
         self,
@@ -138,6 +140,33 @@ class FakeNode:
         await self._op("drain", "", {})
         self.drained = True
         return {"moved": len(self.sessions), "failed": 0, "last_problem": None}
+
+    def mapping(self) -> dict[str, Any]:
+        """That of a sticky node once a test has given one."""
+        if self.sticky is None:
+            nodes = [n._asdict() for n in self.places.nodes]
+            return {"node": self.node_id, "strategy": "shared", "epoch": 1, "nodes": nodes}
+        return {"node": self.node_id, "strategy": "sticky", **self.sticky}
+
+    async def change_mapping(
+        self,
+        nodes: MappingOf[str, int],
+        *,
+        draining: Collection[str] = (),
+        lost: Collection[str] = (),
+        epoch: int | None = None,
+    ) -> dict[str, Any]:
+        await self._op("change_mapping", "", {"nodes": nodes, "draining": draining, "lost": lost, "epoch": epoch})
+        if self.sticky is None:
+            raise InvalidArgument("strategy", "is shared")
+        following = self.sticky["epoch"] + 1
+        if epoch not in (None, following):
+            raise InvalidArgument("epoch", f"the next is {following}")
+        mapped = [{"node_id": n, "weight": w, "draining": n in draining} for n, w in sorted(nodes.items())]
+        previous = {"epoch": self.sticky["epoch"], "nodes": self.sticky["nodes"]}
+        changed = {"epoch": following, "nodes": mapped, "lost": list(lost), "previous": previous}
+        self.sticky = self.sticky | changed | {"digest": f"{following:064x}"}
+        return self.sticky
 
     async def transfer_leadership(self, to: str | None = None) -> str:
         await self._op("transfer", "", {"to": to})
@@ -174,6 +203,8 @@ class FakeNode:
             "histograms": {"commit_seconds": {"le": [0.001, 0.01], "counts": [5, 2, 1], "sum": 0.05}},
             "security_events": [],
             "stopped": None,
+            "strategy": "shared" if self.sticky is None else "sticky",
+            "mapping": self.sticky,
         } | self.extra_status
 
     def explain(self, session_id: str) -> dict[str, Any]:
@@ -210,3 +241,23 @@ class FakeNode:
 
     def isolate(self, peers: set[str]) -> None:
         self.isolated = sorted(peers)
+
+
+def sticky_view(node_id: str, epoch: int, weights: MappingOf[str, int], **changes: Any) -> dict[str, Any]:
+    """What a sticky node says of a mapping that is settled everywhere, but for `changes`."""
+    peers = {n: {"connected": True, "epoch": epoch, "agrees": True, "settled": True} for n in weights if n != node_id}
+    return {
+        "epoch": epoch,
+        "digest": f"{epoch:064x}",
+        "nodes": [{"node_id": n, "weight": w, "draining": False} for n, w in weights.items()],
+        "lost": [],
+        "previous": None,
+        "settled": True,
+        "closed": True,
+        "waits_for": [],
+        "opens_in_ms": 0,
+        "leaving": {},
+        "taken": 0,
+        "departed": 0,
+        "peers": peers,
+    } | changes

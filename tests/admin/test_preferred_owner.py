@@ -58,7 +58,7 @@ def test_every_session_is_shown_with_the_node_that_should_have_it(tmp_path: Path
 
     async def main() -> None:
         node = FakeNode("vpn-1")
-        name = id_for("vpn-2", node.mapping)
+        name = id_for("vpn-2", node.places)
         steps: list[tuple[str, dict[str, Any]]] = [
             ("create", {"binding": BINDING}),
             ("detach", {"expected_version": 1}),
@@ -95,7 +95,7 @@ def test_each_session_of_a_list_has_its_own(tmp_path: Path) -> None:
             for i in range(30):
                 await served.call("POST", f"/v1/sessions/s{i}/create")
             listed = (await served.call("GET", "/v1/sessions"))[1]["sessions"]
-            assert [s["preferred_owner"] for s in listed] == [node.mapping.owner(s["session_id"]) for s in listed]
+            assert [s["preferred_owner"] for s in listed] == [node.places.owner(s["session_id"]) for s in listed]
             assert {s["preferred_owner"] for s in listed} == {"vpn-1", "vpn-2", "vpn-3"}
 
     asyncio.run(main())
@@ -106,7 +106,7 @@ def test_a_rejection_says_where_to_go(tmp_path: Path) -> None:
 
     async def main() -> None:
         node = FakeNode("vpn-1")
-        here, there = id_for("vpn-1", node.mapping), id_for("vpn-3", node.mapping)
+        here, there = id_for("vpn-1", node.places), id_for("vpn-3", node.places)
         async with serving(tmp_path, node) as served:
             for name, preferred in ((here, "vpn-1"), (there, "vpn-3")):
                 for method, path in (("GET", ""), ("POST", "/detach"), ("GET", "/explain")):
@@ -147,10 +147,10 @@ def test_the_hint_is_as_fresh_as_the_answer(tmp_path: Path) -> None:
         async with serving(tmp_path, node) as served:
             asking = asyncio.ensure_future(served.call("POST", "/v1/sessions/s/create"))
             await until(lambda: node.running == 1)
-            node.mapping = Mapping.of(2, {"vpn-4": 1})
+            node.places = Mapping.of(2, {"vpn-4": 1})
             node.hold.set()
             assert (await asking)[1]["session"]["preferred_owner"] == "vpn-4"
-            node.mapping = Mapping.of(3, {"vpn-4": 0})
+            node.places = Mapping.of(3, {"vpn-4": 0})
             told = (await served.call("GET", "/v1/sessions/s"))[1]
             assert told["session"]["preferred_owner"] is None  # no node takes sessions
 

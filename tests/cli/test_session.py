@@ -76,7 +76,7 @@ def test_every_view_of_a_session_shows_where_it_belongs(cluster: FakeCluster) ->
 
 def test_a_mapping_without_nodes_prefers_none(cluster: FakeCluster) -> None:
     """Nothing is named where no node takes sessions."""
-    cluster.nodes["vpn-1"].mapping = Mapping.of(1, {"vpn-1": 0})
+    cluster.nodes["vpn-1"].places = Mapping.of(1, {"vpn-1": 0})
     assert re.search(r"^preferred owner +- *$", cluster.run("session", "create", "s").stdout, re.M)
     assert cluster.json("session", "get", "s")["session"]["preferred_owner"] is None
 

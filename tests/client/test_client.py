@@ -13,7 +13,7 @@ from raftstore.client import Client, NoAnswer, Placed, RequestFailed, Unreachabl
 from raftstore.client.reading import op_id_from, placed_from, session_from
 from raftstore.errors import InvalidArgument, OutcomeUnknown, Rejected, Unavailable
 from raftstore.types import Binding, OpId, Reason, Session, SessionState
-from tests.admin.fake_node import FakeNode
+from tests.admin.fake_node import FakeNode, sticky_view
 from tests.admin.serving import serving, until
 
 BINDING = Binding("t1", "udp", "198.51.100.7:51820")
@@ -151,6 +151,25 @@ def test_the_node_can_be_steered(tmp_path: Path) -> None:
             assert (await client.explain("s"))["owned_since_index"] == 17
             await client.isolate(["vpn-2"])
             assert node.isolated == ["vpn-2"]
+
+    asyncio.run(main())
+
+
+def test_the_mapping_can_be_read_and_changed(tmp_path: Path) -> None:
+    """As on the node itself: arguments, answers, and the refusal with its field."""
+
+    async def main() -> None:
+        async with connected(tmp_path) as (client, node):
+            assert (await client.mapping())["strategy"] == "shared"
+            node.sticky = sticky_view("vpn-1", 1, {"vpn-1": 1, "vpn-2": 1})
+            changed = await client.change_mapping({"vpn-1": 1, "vpn-2": 3}, draining=["vpn-1"], lost=["vpn-9"], epoch=2)
+            assert (changed["epoch"], changed["lost"]) == (2, ["vpn-9"])
+            assert (await client.mapping())["nodes"] == [
+                {"node_id": "vpn-1", "weight": 1, "draining": True},
+                {"node_id": "vpn-2", "weight": 3, "draining": False},
+            ]
+            with pytest.raises(InvalidArgument, match="epoch: the next is 3"):
+                await client.change_mapping({"vpn-1": 1}, epoch=2)
 
     asyncio.run(main())
 

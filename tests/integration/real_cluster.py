@@ -37,15 +37,20 @@ LEASE_TTL_MS = 2_000
 
 CONFIG = """\
 cluster = "{name}"
+strategy = "{strategy}"
+partition_policy = "{partition_policy}"
 [timing]
 lease_ttl_ms = {lease_ttl_ms}
+[sessions]
+ttl_default_ms = {ttl_default_ms}
+ttl_max_ms = {ttl_max_ms}
 [limits]
 pending_ops_max = {pending_ops_max}
 [storage]
 disk_free_min_bytes = {disk_free_min_bytes}
 wal_segment_bytes = 4194304
 """
-NODE = '[[node]]\nid = "{id}"\npeer = "127.0.0.1:{port}"\napi = "unix:run/{id}.sock"\n'
+NODE = '[[node]]\nid = "{id}"\npeer = "127.0.0.1:{port}"\napi = "unix:run/{id}.sock"\nweight = {weight}\n'
 
 
 class RealCluster:
@@ -59,12 +64,21 @@ class RealCluster:
         started: bool = True,
         pending_ops_max: int = 8_192,
         disk_free_min_bytes: int = 0,
+        strategy: str = "shared",
     ) -> None:
         self.name = name
         self.node_ids = [f"vpn-{i}" for i in range(1, size + 1)]
         self.directory = Path(tempfile.mkdtemp(prefix="raftstore-test-", dir="/tmp"))  # short, for the sockets
         self._started = started
-        self._settings = {"pending_ops_max": pending_ops_max, "disk_free_min_bytes": disk_free_min_bytes}
+        self._settings: dict[str, Any] = {
+            "pending_ops_max": pending_ops_max,
+            "disk_free_min_bytes": disk_free_min_bytes,
+            "strategy": strategy,
+            "partition_policy": "deny",
+            "ttl_default_ms": 3_600_000,
+            "ttl_max_ms": 604_800_000,
+        }
+        self._weights: dict[str, int] = {}  # of nodes with another than 1
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._write_files()
 
@@ -95,19 +109,36 @@ class RealCluster:
         return self.directory / "cluster.conf"
 
     def _write_files(self) -> None:
-        ca = create_ca(self.name)
-        ca.write(self.directory / "ca.pem", self.directory / "ca.key")
-        for node_id in self.node_ids:
-            issued = issue_node(ca, self.name, node_id, hosts=["127.0.0.1"])
-            issued.write(self.directory / f"{node_id}.pem", self.directory / f"{node_id}.key")
+        self._ca = create_ca(self.name)
+        self._ca.write(self.directory / "ca.pem", self.directory / "ca.key")
+        self._issue(*self.node_ids)
         self._ports = dict(zip(self.node_ids, _free_ports(len(self.node_ids)), strict=True))
         self.write_config("cluster.conf")
         self.config = ClusterConfig.load(self.config_path)
 
-    def write_config(self, file_name: str, **changed: Any) -> Path:
+    def _issue(self, *node_ids: str) -> None:
+        for node_id in node_ids:
+            issued = issue_node(self._ca, self.name, node_id, hosts=["127.0.0.1"])
+            issued.write(self.directory / f"{node_id}.pem", self.directory / f"{node_id}.key")
+
+    def add_node(self, node_id: str, weight: int = 1) -> None:
+        """One node more in cluster.conf, with a certificate; nobody has read it yet."""
+        self._issue(node_id)
+        self.node_ids.append(node_id)
+        self._ports[node_id] = _free_ports(1)[0]
+        self._weights[node_id] = weight
+        self.reconfigure()
+
+    def reconfigure(self, **changed: Any) -> None:
+        """Change settings in cluster.conf itself; nodes read it when they start."""
+        self._settings.update(changed)
+        self.config = ClusterConfig.load(self.write_config("cluster.conf"))
+
+    def write_config(self, file_name: str, *, weights: dict[str, int] | None = None, **changed: Any) -> Path:
         """The cluster's configuration with some settings changed, as another file beside it."""
         settings = {"name": self.name, "lease_ttl_ms": LEASE_TTL_MS, **self._settings, **changed}
-        nodes = "".join(NODE.format(id=i, port=p) for i, p in self._ports.items())
+        weight = {**self._weights, **(weights or {})}
+        nodes = "".join(NODE.format(id=i, port=p, weight=weight.get(i, 1)) for i, p in self._ports.items())
         path = self.directory / file_name
         path.write_text(CONFIG.format(**settings) + nodes)
         return path

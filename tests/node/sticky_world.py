@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from sticky_watch import Watch
 from virtual_cluster import BINDING, Caller, VirtualNode, World
 
 from raftstore.config import ClusterConfig
 from raftstore.node.proposals import Answer
 from raftstore.node.requests import Request, Requests
 from raftstore.node.sticky.keeper import Sticky
-from raftstore.ownership import MappedNode, MappingRecord, SessionRecord
+from raftstore.ownership import Machine, MappedNode, MappingRecord, SessionRecord
 
 
 def sticky_config(size: int = 3, weights: Mapping[str, int] | None = None, **sessions: int) -> ClusterConfig:
@@ -33,6 +34,26 @@ class StickyNode(VirtualNode):
 
     world: StickyWorld
     sticky: Sticky
+    died_with: Machine | None = None  # what had been applied when it crashed, and so is on its disk
+
+    def crash(self) -> None:
+        if self.core is not None:
+            self.died_with = self.newest_machine()
+        super().crash()
+
+    def wipe(self) -> None:
+        """The data directory is gone, and with it all that is known of it."""
+        assert self.core is None
+        self.disk.wipe()
+        self.died_with = None
+        for key in [key for key in self.world.told if key[0] == self.node_id]:
+            del self.world.told[key]
+
+    def newest_machine(self) -> Machine | None:
+        """What this node has on its disk, as far as it was ever applied; also while it is down or reads its log."""
+        now = None if self.core is None else self.sticky.machine
+        before = self.died_with
+        return before if now is None or (before is not None and before.index > now.index) else now
 
     def on_made(self) -> None:
         self.requests = Requests(self.cor.config)
@@ -50,8 +71,12 @@ class StickyNode(VirtualNode):
 
     def audited(self, index: int, first_number: int, events: list[Any], head: bytes) -> None:
         for event in events:
-            known = self.world.told.setdefault((self.node_id, event[0]), event)
-            assert known == event, f"{self.node_id} tells event {event[0]} in two ways"
+            known = self.world.told.get((self.node_id, event[0]))
+            assert known in (None, event), f"{self.node_id} tells event {event[0]} in two ways"
+            if known is None:
+                assert event[0] == 1 or (self.node_id, event[0] - 1) in self.world.told, "numbers are not dense"
+                self.world.told[self.node_id, event[0]] = event
+                self.world.watch.told(self, event)
 
     def submit(self, request: Request) -> Caller:
         """A caller's op; what the gate refuses is an answer that was never proposed."""
@@ -63,7 +88,7 @@ class StickyNode(VirtualNode):
         caller.answer = Answer(True, refusal.reason, detail=refusal.detail, owner=refusal.owner)
         return caller
 
-    def create(self, session_id: str, ttl_ms: int = 600_000) -> Answer:
+    def create(self, session_id: str, ttl_ms: int | None = None) -> Answer:
         return self.do(self.requests.create(session_id, BINDING, ttl_ms, None, None))
 
     def reattach(self, session_id: str) -> Answer:
@@ -90,6 +115,7 @@ class StickyWorld(World):
 
     def __init__(self, seed: int = 1, *, config: ClusterConfig | None = None, size: int = 3, **options: Any) -> None:
         self.told: dict[tuple[str, int], tuple[Any, ...]] = {}  # audit events by node and number
+        self.watch = Watch(self)
         super().__init__(seed, config=sticky_config(size) if config is None else config, **options)
 
     def make_node(self, node_id: str) -> StickyNode:
@@ -99,11 +125,20 @@ class StickyWorld(World):
     def running(self) -> list[StickyNode]:
         return [node for node in self.nodes.values() if node.core is not None]
 
+    def check_owners(self) -> None:
+        super().check_owners()
+        for node in self.running:
+            for session_id, epoch in node.cor.owned.held():
+                if node.owns(session_id, epoch):
+                    self.watch.owned(node, session_id, epoch)
+
     def settled(self) -> bool:
         """All running nodes have the same mapping, and nothing of a change is left."""
         placements = [node.sticky.machine.placement for node in self.running]
         if any(p is None or not p.is_closed for p in placements):
             return False
+        if any(n.sticky.left() is None or n.sticky.gate.current is None for n in self.running):
+            return False  # one that reads its log, or has just begun to count
         return len({p.mapping for p in placements if p is not None}) == 1 and not any(
             n.sticky.left() for n in self.running
         )

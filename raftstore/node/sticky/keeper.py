@@ -22,6 +22,7 @@ from raftstore.node.sticky.change import founding, next_mapping
 from raftstore.node.sticky.gate import Gate, Refusal, to_mapping
 from raftstore.node.sticky.giver import Build, Giver
 from raftstore.node.sticky.taker import Taker
+from raftstore.node.sticky.view import sticky_status
 from raftstore.ownership import Machine, MappedNode, MappingRecord, Placement, adopt, close, settle
 from raftstore.ownership.placement import describe
 from raftstore.types import Reason
@@ -433,40 +434,4 @@ class Sticky:
 
     def status(self) -> dict[str, Any]:
         """For people and the API: the mapping, how far it is settled, and what each peer says."""
-        placement = self.machine.placement
-        if placement is None:
-            missing = [n for n in self._known if n != self.node_id and n not in self.peers]
-            return {"epoch": 0, "nodes": [], "settled": False, "closed": False, "waits_for": missing}
-        return {
-            "epoch": placement.mapping.epoch,
-            "digest": placement.mapping.digest().hex(),
-            "nodes": [node._asdict() for node in placement.mapping.nodes],
-            "lost": list(placement.mapping.lost),
-            "previous": self._previous(placement),
-            "settled": placement.is_settled,
-            "closed": placement.is_closed,
-            "waits_for": placement.waits_for(self.node_id),
-            "opens_in_ms": 0 if placement.is_settled else max(0, placement.opens_at_ms - self.now_ms()),
-            "leaving": self.left(),
-            "taken": self._taker.taken,
-            "departed": len(self.machine.departed),
-            "peers": {peer_id: self._peer_status(peer_id) for peer_id in self._known if peer_id != self.node_id},
-        }
-
-    def _previous(self, placement: Placement) -> dict[str, Any] | None:
-        """The mapping before, to go back to. While a change is unsettled the log tells it, after that this process."""
-        record = placement.trail[-2] if len(placement.trail) > 1 else self._before
-        if record is None:
-            return None  # the audit trail knows it
-        return {"epoch": record.epoch, "nodes": [node._asdict() for node in record.nodes]}
-
-    def _peer_status(self, peer_id: str) -> dict[str, Any]:
-        peer = self.peers.get(peer_id)
-        placement = self.machine.placement
-        mapping = None if peer is None else peer.mapping
-        return {
-            "connected": peer is not None,
-            "epoch": None if mapping is None else mapping.epoch,
-            "agrees": None if mapping is None or placement is None else mapping == placement.mapping,
-            "settled": peer is not None and peer.settled,
-        }
+        return sticky_status(self, self._known, self._before, self._taker.taken)
