@@ -117,7 +117,7 @@ def rollback(target: Target, dry_run: bool, wait: bool) -> None:
     require_sticky(target)
 
     async def before(views: Views, current: View) -> list[dict[str, Any]]:
-        found = await mapping_before(target, views, current["epoch"])
+        found = mapping_before(views, current["epoch"])
         if found is None:
             known = "nobody knows the mapping before" if current["epoch"] > 1 else "it is the first"
             raise Failure(f"mapping epoch {current['epoch']}: {known}: say which one with `raftstore mapping set`")

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import click
 
 from raftstore.cli.exits import NO_QUORUM, USAGE, Failure
 from raftstore.cli.mapping_view import Stage, View, Views, answered, newest, opens_in_ms, progress, stage, view_of
 from raftstore.cli.target import Target
-from raftstore.client import Client
 from raftstore.config import NodeConfig
 from raftstore.errors import RaftstoreError
 
@@ -85,44 +84,7 @@ async def wait_settled(target: Target, timeout_s: float, since_epoch: int = 0) -
         await asyncio.sleep(POLL_S)
 
 
-async def mapping_before(target: Target, views: Views, epoch: int) -> View | None:
-    """The mapping that held before that epoch: by the nodes that remember it, else by their audit trails."""
-    remembered = [v["previous"] for v in answered(views).values() if v.get("previous")]
-    found = _latest([view for view in remembered if view["epoch"] < epoch])
-    if found is not None:
-        return found
-    for name in answered(views):
-        click.echo(f"no node remembers the mapping before: reading the audit trail of {name}", err=True)
-        async with target.client(target.config.node(name)) as client:
-            found = _latest(await _adopted(client, lambda seen: seen["epoch"] < epoch))
-        if found is not None:
-            return found
-    return None
-
-
-def _latest(views: Sequence[View]) -> View | None:
-    return max(views, key=lambda view: int(view["epoch"]), default=None)
-
-
-async def _adopted(client: Client, wanted: Callable[[View], bool]) -> list[View]:
-    views = []
-    async for event in client.events(0, follow=False):
-        if event.get("event") == "MappingAdopted":
-            view = read_description(str(event.get("detail")))
-            if view is not None and wanted(view):
-                views.append(view)
-    return views
-
-
-def read_description(text: str) -> View | None:
-    """The mapping in a MappingAdopted event: "epoch 2: n1=1 n2=1,draining; lost n5". None where it is none."""
-    head, _, rest = text.partition(": ")
-    try:
-        nodes = []
-        for part in rest.partition("; lost ")[0].split():
-            node_id, _, stands = part.partition("=")
-            weight, _, flag = stands.partition(",")
-            nodes.append({"node_id": node_id, "weight": int(weight), "draining": flag == "draining"})
-        return {"epoch": int(head.removeprefix("epoch ")), "nodes": nodes}
-    except ValueError:
-        return None
+def mapping_before(views: Views, epoch: int) -> View | None:
+    """The mapping that held before that epoch, as the nodes remember it."""
+    remembered = [view["previous"] for view in answered(views).values() if view.get("previous")]
+    return max((v for v in remembered if v["epoch"] < epoch), key=lambda view: int(view["epoch"]), default=None)

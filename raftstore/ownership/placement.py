@@ -85,6 +85,7 @@ class Placement(NamedTuple):
     gone: tuple[int, ...]  # store ids that were declared lost
     involved: tuple[str, ...]  # sorted
     opens_at_ms: int  # cluster time before which it cannot be settled
+    previous: MappingRecord | None = None  # by which this node went before: what an operator may go back to
 
     @property
     def is_settled(self) -> bool:
@@ -115,7 +116,7 @@ class Placement(NamedTuple):
 def read_placement(fields: Any) -> Placement:
     """A placement from the values of a snapshot. ValueError when they are none."""
     try:
-        mapping, store_id, trail, confirmed, stores, gone, involved, opens_at_ms = fields
+        mapping, store_id, trail, confirmed, stores, gone, involved, opens_at_ms, previous = fields
         placement = Placement(
             read_mapping(mapping),
             store_id,
@@ -125,6 +126,7 @@ def read_placement(fields: Any) -> Placement:
             tuple(gone),
             tuple(involved),
             opens_at_ms,
+            None if previous is None else read_mapping(previous),
         )
         numbers = (store_id, opens_at_ms, *gone, *(store for _, store in placement.stores))
         texts = (*confirmed, *involved, *(node_id for node_id, _ in placement.stores))
@@ -177,6 +179,7 @@ def adopt(step: Step, actor: NodeRecord, op: Op) -> Result:
             stores=tuple(known for known in old.stores if known[0] not in mapping.lost),
             gone=(*old.gone, *gone)[-GONE_MAX:],
             involved=everybody,
+            previous=old.mapping,
             opens_at_ms=opens_at_ms if mapping.lost else (0 if old.is_settled else old.opens_at_ms),
         )
     step.note(events.MAPPING_ADOPTED, op[0], op[1], describe(mapping))

@@ -120,6 +120,7 @@ def is_placement(value: Any) -> bool:
         and is_mapping(value[0])
         and type(value[2]) is list
         and all(map(is_mapping, value[2]))
+        and (value[-1] is None or is_mapping(value[-1]))
     )
 
 

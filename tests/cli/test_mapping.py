@@ -12,7 +12,6 @@ from click.testing import CliRunner, Result
 
 from raftstore.cli import mapping_ask
 from raftstore.cli.main import main
-from raftstore.cli.mapping_ask import read_description
 from raftstore.cli.mapping_view import Stage, notes, progress, stage
 from tests.admin.fake_node import sticky_view
 from tests.cli.conftest import FakeCluster, cli
@@ -219,23 +218,11 @@ def test_rollback_takes_the_newest_mapping_before_that_anybody_remembers(sticky:
     assert changes_at(sticky)[0] == {"nodes": {"vpn-1": 3, "vpn-2": 1}, "draining": ["vpn-2"], "lost": [], "epoch": 5}
 
 
-def test_rollback_asks_the_audit_trail_when_nobody_remembers(sticky: FakeCluster) -> None:
-    """The last mapping adopted before the present one; where there is none it says so and changes nothing."""
+def test_rollback_of_the_first_mapping_says_that_there_is_none_before(sticky: FakeCluster) -> None:
+    """It changes nothing."""
     result = sticky.run("mapping", "rollback")
     assert (result.exit_code, "nobody knows the mapping before" in result.stderr) == (1, True)
-    node = sticky.nodes["vpn-2"]
-    for detail in ("epoch 1: vpn-1=1", "epoch 3: vpn-1=2 vpn-2=1,draining; lost vpn-3", "epoch 4: vpn-1=1"):
-        sticky.call(lambda detail=detail: node.add_event(event="MappingAdopted", detail=detail))
-    result = sticky.run("mapping", "rollback", "--no-wait")
-    assert result.exit_code == 0 and "reading the audit trail of vpn-2" in result.stderr
-    assert changes_at(sticky)[0]["nodes"] == {"vpn-1": 2, "vpn-2": 1}
-    assert changes_at(sticky)[0]["draining"] == ["vpn-2"]
-
-
-@pytest.mark.parametrize("text", ["None", "epoch x: a=1", "epoch 3: a=b", "epoch 3: a", ""])
-def test_what_is_no_description_of_a_mapping_is_none(text: str) -> None:
-    """A trail that is damaged gives no mapping rather than a wrong one."""
-    assert read_description(text) is None
+    assert changes_at(sticky) == []
 
 
 def test_wait_ends_when_all_who_answer_have_settled_and_closed(sticky: FakeCluster) -> None:

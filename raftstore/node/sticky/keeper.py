@@ -60,7 +60,6 @@ class Sticky:
         self._giver = Giver(self)
         self._taker = Taker(self, core.clock, core.incarnation, self._giver.is_busy)
         self._seen: Placement | None = None
-        self._before: MappingRecord | None = None  # the mapping that this process saw replaced last
         self._known_by: set[str] = set()  # peers that have this node's store id in their logs
         self._busy: set[str] = set()  # kinds of mapping ops under way: one of each
         self._ticks = 0
@@ -286,8 +285,6 @@ class Sticky:
         if placement is self._seen or placement is None:
             return
         changed = self._seen is None or self._seen.mapping != placement.mapping
-        if changed and self._seen is not None:
-            self._before = self._seen.mapping
         self._seen = placement
         self.gate.set_placement(placement)
         if changed:
@@ -434,4 +431,4 @@ class Sticky:
 
     def status(self) -> dict[str, Any]:
         """For people and the API: the mapping, how far it is settled, and what each peer says."""
-        return sticky_status(self, self._known, self._before, self._taker.taken)
+        return sticky_status(self, self._known, self._taker.taken)

@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     from raftstore.node.sticky.keeper import Sticky
 
 
-def sticky_status(sticky: Sticky, known: Collection[str], before: MappingRecord | None, taken: int) -> dict[str, Any]:
+def sticky_status(sticky: Sticky, known: Collection[str], taken: int) -> dict[str, Any]:
     """The mapping, how far it is settled, and what each peer says, as plain JSON types.
 
-    `known` are the nodes of cluster.conf, `before` is the mapping that this process saw replaced, `taken` the number of
-    sessions that it has admitted.
+    `known` are the nodes of cluster.conf, `taken` is the number of sessions that this process has admitted.
     """
     placement = sticky.machine.placement
     others = [node_id for node_id in known if node_id != sticky.node_id]
     if placement is None:
         missing = [node_id for node_id in others if node_id not in sticky.peers]
         return {"epoch": 0, "nodes": [], "settled": False, "closed": False, "waits_for": missing}
+    before = placement.previous
     return {
         "epoch": placement.mapping.epoch,
         "digest": placement.mapping.digest().hex(),
         "nodes": _nodes(placement.mapping),
         "lost": list(placement.mapping.lost),
-        "previous": _previous(placement, before),
+        "previous": None if before is None else {"epoch": before.epoch, "nodes": _nodes(before)},
         "settled": placement.is_settled,
         "closed": placement.is_closed,
         "waits_for": placement.waits_for(sticky.node_id),
@@ -41,14 +41,6 @@ def sticky_status(sticky: Sticky, known: Collection[str], before: MappingRecord 
 
 def _nodes(record: MappingRecord) -> list[dict[str, Any]]:
     return [node._asdict() for node in record.nodes]
-
-
-def _previous(placement: Placement, before: MappingRecord | None) -> dict[str, Any] | None:
-    """The mapping before, to go back to. While a change is unsettled the log tells it, after that this process."""
-    record = placement.trail[-2] if len(placement.trail) > 1 else before
-    if record is None:
-        return None  # the audit trail knows it
-    return {"epoch": record.epoch, "nodes": _nodes(record)}
 
 
 def _peer(sticky: Sticky, placement: Placement, peer_id: str) -> dict[str, Any]:
