@@ -28,6 +28,7 @@ CONSTANTS Nodes,      \* node ids; the first process of each has joined
           Window,     \* entries that a process may be behind and still apply one by one; beyond it, by a snapshot
           Versions,   \* the last version of the session
           Guess,      \* how far a caller may state a version beyond what its process has seen
+          Eager,      \* renewals are sent at the very moment of their append: the worst case for safety, fewer states
           Broken
 
 VARIABLES m,        \* the machine after the last entry: session s; per node inc, until, fence
@@ -105,7 +106,8 @@ Append1(k, p, s, until, fence, inc) ==
   /\ lag' = [q \in Procs |-> IF up[q] = "up" THEN Min(Cut, lag[q] + 1) ELSE 0]
   /\ log' = Last(Append(log, [k |-> k, p |-> p, s |-> s]), Needed(lag'))
   /\ est' = [q \in Procs |-> IF q = leader \/ ~Keeps("anchor") THEN Max(-Machine, est[q] - Stamp) ELSE 0]
-  /\ UNCHANGED <<leader, up, view, left, age, anch>>
+  /\ age' = IF Eager /\ k \in {"renew", "join"} THEN [age EXCEPT ![p] = 0] ELSE age
+  /\ UNCHANGED <<leader, up, view, left, anch>>
 
 IsCurrent(p) == IF Keeps("incarnation") THEN m.inc[p[1]] = p[2] ELSE p[2] <= m.inc[p[1]]
 Lives(p) == IsCurrent(p) /\ m.until[p[1]] > Stamp
@@ -116,12 +118,12 @@ MayAct(p) == m.s.owner = p[1] /\ (m.s.inc = p[2] \/ Stamp >= m.fence[p[1]] \/ ~K
 Unanswered(p) == \E i \in 1..Len(log) : i > Len(log) - lag[p] /\ log[i].p = p /\ log[i].k \in {"renew", "join"}
 
 SendRenewal(p) ==
-  /\ up[p] = "up" /\ age[p] = -1 /\ lag[p] # Cut /\ (~Unanswered(p) \/ ~Keeps("match"))
+  /\ ~Eager /\ up[p] = "up" /\ age[p] = -1 /\ lag[p] # Cut /\ (~Unanswered(p) \/ ~Keeps("match"))
   /\ age' = [age EXCEPT ![p] = 0]
   /\ UNCHANGED <<m, log, leader, up, lag, view, held, giving, left, est, anch>>
 
 Lease(p) ==   \* a renewal, or the join of a newer process
-  /\ Ready /\ anch[leader] /\ age[p] >= 0 /\ lag[p] # Cut /\ ~Unanswered(p)
+  /\ Ready /\ anch[leader] /\ up[p] = "up" /\ (Eager \/ age[p] >= 0) /\ lag[p] # Cut /\ ~Unanswered(p)
   /\ LET n == p[1] IN
      \/ /\ IsCurrent(p)
         /\ Append1("renew", p, m.s, [Until EXCEPT ![n] = Machine], Fence, m.inc)
@@ -143,7 +145,9 @@ Bind(p) ==   \* reattach; resume where it was transferred here
 
 TakeOver(p) ==   \* failover
   /\ Ready /\ anch[leader] /\ m.s.v < Versions /\ up[p] = "up" /\ Knows(p) /\ Lives(p)
-  /\ m.s.owner # p[1] /\ (Stamp >= m.until[m.s.owner] \/ ~Keeps("lapse"))
+  /\ m.s.owner # p[1]
+  /\ Stamp >= m.until[m.s.owner] \/ ~Keeps("lapse")
+  /\ Stamp >= m.fence[m.s.owner] \/ ~Keeps("former")   \* no process of the owner, the newest or an older one, may act
   /\ Append1("bind", p, Step([m.s EXCEPT !.st = "live", !.owner = p[1], !.inc = p[2], !.ep = @ + 1, !.to = First]), Until, Fence, m.inc)
   /\ UNCHANGED <<held, giving>>
 

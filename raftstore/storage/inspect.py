@@ -178,8 +178,8 @@ def _verify_log(disk: Disk, directory: str, state: HardState | None, snapshot_in
 
 def _verify_tail(contents: LogContents) -> Iterator[Finding]:
     segment, tail = contents.segments[-1], contents.tail
-    if contents.stillborn is not None:
-        yield Finding(NOTE, contents.stillborn, 0, "a segment that was being created; nothing was written to it")
+    for path in contents.stillborn:
+        yield Finding(NOTE, path, 0, "a segment that was being created; nothing was written to it")
     excess = tail.dirty_end - tail.offset - (GROUP_HEADER_BYTES if tail.marked else 0)
     if excess > 0:
         yield Finding(NOTE, segment.path, tail.offset, f"{excess} bytes of a write not acknowledged, or under way")

@@ -31,7 +31,7 @@ from raftstore.storage.values import (
 )
 from raftstore.storage.wal import Wal
 from raftstore.storage.wal_format import HEADER_BYTES, content_end, digest16
-from raftstore.storage.wal_reading import Owner, corrupt, list_segments, read_file
+from raftstore.storage.wal_reading import Owner, corrupt, list_segments, list_unborn, read_file
 
 DEFAULT_LIMITS = Limits()
 
@@ -109,7 +109,7 @@ class Store:
         disk.makedirs(self._snapshots.directory)
         disk.sync_dir(self.directory)
         self._refuse_unless_untouched()
-        for path in list_segments(disk, self._wal_directory):
+        for path in (*list_segments(disk, self._wal_directory), *list_unborn(disk, self._wal_directory)):
             disk.unlink(path)
             disk.sync_dir(self._wal_directory)
         wal = Wal.create(disk, self._wal_directory, self._owner, limits=self._limits, entropy=self._entropy)

@@ -24,7 +24,17 @@ from raftstore.storage.wal_format import (
     encode_segment_header,
     group_bytes,
 )
-from raftstore.storage.wal_reading import LogContents, Owner, Segment, Tail, corrupt, read_log, segment_name
+from raftstore.storage.wal_reading import (
+    SEGMENT_SUFFIX,
+    UNBORN_SUFFIX,
+    LogContents,
+    Owner,
+    Segment,
+    Tail,
+    corrupt,
+    read_log,
+    segment_name,
+)
 
 SEGMENT_ID_BYTES = 16
 
@@ -94,10 +104,10 @@ class Wal:
         and synced, so that cut bytes cannot be read as valid later, however often the machine stops meanwhile.
         """
         events: list[SecurityEvent] = []
-        if contents.stillborn is not None:
+        for path in contents.stillborn:
             detail = "a segment that was being created; nothing had been written to it"
-            events.append(SecurityEvent(PARTIAL_WRITE, contents.stillborn, 0, detail))
-            self._disk.unlink(contents.stillborn)
+            events.append(SecurityEvent(PARTIAL_WRITE, path, 0, detail))
+            self._disk.unlink(path)
         self._disk.sync_dir(self._directory)
         segment, tail = self._segments[-1], self._tail
         mark_end = tail.offset + (GROUP_HEADER_BYTES if tail.marked else 0)
@@ -170,7 +180,8 @@ class Wal:
         if not self._pending:
             return
         tail = self._tail
-        if tail.offset + group_bytes(self._pending) > self._limits.segment_bytes - GROUP_HEADER_BYTES:
+        size_bytes = self._segments[-1].header.size_bytes  # not that of the configuration, which may have changed
+        if tail.offset + group_bytes(self._pending) > size_bytes - GROUP_HEADER_BYTES:
             self._begin_segment()
             tail = self._tail
         file, segment = self._active()
@@ -258,12 +269,15 @@ class Wal:
             last_index=last_index,
             last_term=last_term,
             group_seq=self._tail.next_seq - 1,
+            size_bytes=self._limits.segment_bytes,
         )
         path = f"{self._directory}/{segment_name(header.seq, last_index + 1)}"
-        file = self._disk.open(path, create=True)
-        file.preallocate(self._limits.segment_bytes)
+        unborn = path.removesuffix(SEGMENT_SUFFIX) + UNBORN_SUFFIX
+        file = self._disk.open(unborn, create=True)
+        file.preallocate(header.size_bytes)
         file.pwrite(encode_segment_header(header), 0)
         file.datasync()
+        self._disk.rename(unborn, path)
         self._disk.sync_dir(self._directory)
         self.abandon()
         self._file = file

@@ -22,13 +22,13 @@ from hashlib import sha256
 from typing import NamedTuple
 from zlib import crc32
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER_BYTES = 4096
 SEGMENT_MAGIC = b"RSTRWAL\x01"
 GROUP_MAGIC = b"\xa7WG1"
 ALIGNMENT = 8
 
-_SEGMENT = struct.Struct("<8sIIQ16s16s16s16sQQQ")
+_SEGMENT = struct.Struct("<8sIIQ16s16s16s16sQQQQ")
 _SEGMENT_BODY_OFFSET = 12  # magic and checksum come before what the checksum covers
 _GROUP = struct.Struct("<4sIIIQ")
 _GROUP_BODY = struct.Struct("<IIQ")
@@ -60,7 +60,8 @@ class SegmentHeader(NamedTuple):
     """Ties a segment to its cluster, its node and the segment before it.
 
     `last_index`, `last_term` and `group_seq` are those of the log when the segment was begun: the last entry (0 and 0
-    in a new log) and the number of the last group. `previous_id` is the id of the segment before.
+    in a new log) and the number of the last group. `previous_id` is the id of the segment before. The file is
+    `size_bytes` long from its first moment on: a shorter one has lost something.
     """
 
     seq: int
@@ -71,6 +72,7 @@ class SegmentHeader(NamedTuple):
     last_index: int
     last_term: int
     group_seq: int
+    size_bytes: int
 
 
 class Group(NamedTuple):
@@ -112,6 +114,7 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
         header.last_index,
         header.last_term,
         header.group_seq,
+        header.size_bytes,
     )
     body = packed[_SEGMENT_BODY_OFFSET:]
     return (SEGMENT_MAGIC + struct.pack("<I", crc32(body)) + body).ljust(HEADER_BYTES, b"\0")

@@ -3,14 +3,16 @@
 Reads only; `wal.py` makes the repairs. The verdict rests on one rule of the writer:
 
     A group is written only after every group before it, in this and in earlier segments, is durable. A segment is
-    begun (its header written) only after every group of the segments before it is durable.
+    begun only after every group of the segments before it is durable, under another name; it gets its own, by which it
+    counts, only when its header and its whole length are durable.
 
 So at any moment at most one group is not durable yet: the last one, never acknowledged. A crash may leave any mixture
 of its bytes, in any order, and of the mark that it overwrites. From this follows, for bytes at offset X that are not
 the valid group expected there:
 
     (1) A valid group header behind X, or a segment with a valid header behind this one, was written after X was
-        durable. What stands at X has changed since: corruption, the node refuses to start.
+        durable. What stands at X has changed since: corruption, the node refuses to start. The same for a segment
+        without a valid header, or shorter than its header says.
     (2) No such witness: a group was being written at X when the machine stopped, and its sync had not returned, for
         then either a mark or the next group would follow. It was never acknowledged: it is cut.
 
@@ -47,6 +49,7 @@ from raftstore.storage.wal_format import (
 )
 
 SEGMENT_SUFFIX = ".wal"
+UNBORN_SUFFIX = ".wal.new"  # of a segment that is being created
 
 
 class Owner(NamedTuple):
@@ -82,13 +85,13 @@ class Tail:
 
 @dataclass(slots=True)
 class LogContents:
-    """Everything a log directory says. `stillborn` is a last segment whose header never became durable."""
+    """Everything a log directory says. `stillborn` are segments whose creation was cut short."""
 
     runs: TermRuns
     segments: list[Segment] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     tail: Tail = field(default_factory=Tail)
-    stillborn: str | None = None
+    stillborn: list[str] = field(default_factory=list)
 
 
 def segment_name(seq: int, first_index: int) -> str:
@@ -99,6 +102,11 @@ def segment_name(seq: int, first_index: int) -> str:
 def list_segments(disk: Disk, directory: str) -> list[str]:
     """Paths of the segment files, oldest first."""
     return [f"{directory}/{name}" for name in disk.listdir(directory) if name.endswith(SEGMENT_SUFFIX)]
+
+
+def list_unborn(disk: Disk, directory: str) -> list[str]:
+    """Paths of segments whose creation was cut short: nothing was ever written to them."""
+    return [f"{directory}/{name}" for name in disk.listdir(directory) if name.endswith(UNBORN_SUFFIX)]
 
 
 def corrupt(path: str, offset: int, problem: str) -> CorruptionError:
@@ -113,22 +121,21 @@ def read_log(disk: Disk, directory: str, owner: Owner | None, *, keep_after: int
 
     Raises CorruptionError (rule 1 above), and StorageError for a segment of another node or cluster.
     """
-    paths = list_segments(disk, directory)
     contents = LogContents(TermRuns(0, 0))
-    for position, path in enumerate(paths):
+    for path in list_segments(disk, directory):
         data = read_file(disk, path)
-        is_last = position == len(paths) - 1
         header = decode_segment_header(data)
         if header is None:
-            if is_last and contents.segments and content_end(data) <= HEADER_BYTES:
-                _check_before_stillborn(contents)
-                contents.stillborn = path
-                break
             raise corrupt(path, 0, "the segment header is damaged, or of another format version")
         if owner is not None and owner != (header.cluster, header.node):
             raise StorageError(f"{path}: the segment belongs to another node or cluster; move it out of this directory")
+        if len(data) < header.size_bytes:
+            raise corrupt(path, len(data), f"cut short: the segment is {header.size_bytes} bytes long")
         _link(contents, path, header)
         _read_segment(contents, data, keep_after)
+    contents.stillborn = list_unborn(disk, directory)
+    if contents.stillborn and contents.segments:
+        _check_before_stillborn(contents)
     return contents
 
 

@@ -138,12 +138,45 @@ def test_damage_before_a_segment_that_was_only_begun_is_refused() -> None:
     append(store, entries(1, 2), entries(3, 3))
     store.abandon()
     (path,) = segments(disk)
-    disk.open(f"{WAL}/{2:016d}-{4:016d}.wal", create=True).preallocate(12288)
+    disk.open(f"{WAL}/{2:016d}-{4:016d}.wal.new", create=True).preallocate(12288)
     store, found = open_store(disk.copy())
     assert (found.entries, [event.kind for event in found.events]) == (entries(1, 3), [PARTIAL_WRITE])
     disk.flip(path, used_bytes(disk, path) - 5, 1)
     with pytest.raises(CorruptionError, match="the next segment was begun"):
         open_store(disk.copy())
+
+
+def test_a_segment_that_is_shorter_than_it_was_made_is_refused() -> None:
+    """A crash cannot shorten a segment, whose length was durable before its first group: something was taken away."""
+    disk = FakeDisk()
+    store = ready_store(disk)
+    append(store, entries(1, 2), entries(3, 9))
+    store.close()
+    path = segments(disk)[-1]
+    size = disk.open(path).size()
+    for left in (0, 1, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 8, used_bytes(disk, path) - 1, size - 1):
+        copy = disk.copy()
+        copy.open(path).truncate(left)
+        with pytest.raises(CorruptionError, match=r"cut short|header is damaged"):
+            open_store(copy)
+
+
+def test_a_segment_keeps_its_length_when_the_configured_one_changes() -> None:
+    """The file itself says how long it is; the next segment has the new length."""
+    disk = FakeDisk()
+    store = ready_store(disk)
+    append(store, entries(1, 2))
+    store.close()
+    first = segments(disk)[-1]
+    size = disk.open(first).size()
+    store, _ = open_store(disk, limits=Limits(segment_bytes=8 * size, record_bytes_max=1_024))
+    for index in range(3, 200):
+        append(store, [(b"x" * 500, index, 1)])
+    store.close()
+    assert disk.open(first).size() == size
+    assert [disk.open(path).size() for path in segments(disk)[1:]] == [8 * size] * (len(segments(disk)) - 1)
+    assert len(segments(disk)) > 1
+    assert open_store(disk)[1].entries[-1][1] == 199
 
 
 def test_a_log_cut_anywhere_in_its_last_group_loses_that_group_only() -> None:
