@@ -36,8 +36,8 @@ class Executor(Protocol):
     @property
     def machine(self) -> Machine: ...
 
-    def execute(self, request: Request) -> Awaitable[Session | None]:
-        """One op to its end: Rejected, Unavailable or OutcomeUnknown otherwise."""
+    def execute(self, request: Request, *, begun: bool = False) -> Awaitable[Session | None]:
+        """One op to its end: Rejected, Unavailable or OutcomeUnknown otherwise; never Unavailable when `begun`."""
 
     def is_node_live(self, node_id: str) -> bool:
         """Whether that node may be given sessions: joined, lease not lapsed, neither draining nor gone."""
@@ -46,14 +46,18 @@ class Executor(Protocol):
 async def migrate(
     node: Executor, session_id: str, version: int, to: str, reason: str, timeout_ms: int | None
 ) -> Session:
-    """Freeze, then transfer. The target resumes. Thawed again when the transfer is refused."""
+    """Freeze, then transfer. The target resumes. Thawed again when the transfer is refused.
+
+    Unavailable (no effect, ever) is an answer to the freeze alone: once that is committed, an interruption is
+    OutcomeUnknown.
+    """
     requests = node.requests
     frozen = await node.execute(requests.freeze(session_id, version, reason, to, timeout_ms))
     assert frozen is not None  # a committed freeze has a session
     try:
-        moved = await node.execute(requests.transfer(session_id, frozen.state_version, timeout_ms))
+        moved = await node.execute(requests.transfer(session_id, frozen.state_version, timeout_ms), begun=True)
     except Rejected as refusal:
-        session = await node.execute(requests.thaw(session_id, frozen.state_version, timeout_ms))
+        session = await node.execute(requests.thaw(session_id, frozen.state_version, timeout_ms), begun=True)
         raise Rejected(refusal.reason, session, owner=refusal.owner, detail=refusal.detail) from None
     assert moved is not None
     return moved

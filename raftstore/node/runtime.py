@@ -15,9 +15,9 @@ from random import Random
 from typing import Any
 
 from raftstore.config import ClusterConfig
-from raftstore.errors import InvalidArgument, RaftstoreError, Rejected, StorageError, Unavailable
+from raftstore.errors import InvalidArgument, OutcomeUnknown, RaftstoreError, Rejected, StorageError, Unavailable
 from raftstore.node import procedures
-from raftstore.node.answers import result_or_raise
+from raftstore.node.answers import BEFORE_PROPOSAL, result_or_raise
 from raftstore.node.audit import AuditTrail
 from raftstore.node.core import INCARNATION_BITS, Core
 from raftstore.node.dispatch import Dispatcher
@@ -298,8 +298,12 @@ class Runtime:
             self.counters[f"refused:{refusal.reason}"] += 1
             answered(Answer(True, refusal.reason, detail=refusal.detail))
 
-    async def execute(self, request: Request) -> Session | None:
-        """One op of the node's own procedures, also while it refuses callers' ops because it stops."""
+    async def execute(self, request: Request, *, begun: bool = False) -> Session | None:
+        """One op of the node's own procedures, also while it refuses callers' ops because it stops.
+
+        `begun`: an earlier step has had its effect, so this one is proposed in any case; what would be a refusal before
+        a proposal is then OutcomeUnknown, because the whole did happen in part.
+        """
         future: asyncio.Future[Answer] = self._loop.create_future()
 
         def deliver(answer: Answer) -> None:
@@ -307,11 +311,21 @@ class Runtime:
                 future.set_result(answer)
 
         ticket = Ticket(request, deliver)
-        if self.core.is_stopping and self.core.stopped is None:
-            ticket.seq = self.core.submit_own(request.kind, None, request.build, deliver, timeout_ms=request.timeout_ms)
+        if (begun or self.core.is_stopping) and self.core.stopped is None:
+            ticket.seq = self.core.submit_own(
+                request.kind,
+                request.session_id,
+                request.build,
+                deliver,
+                timeout_ms=request.timeout_ms,
+                gives_up=request.gives_up,
+            )
         else:
             self.submit(ticket)
-        return result_or_raise(await future, self.op_id(ticket))
+        answer = await future
+        if begun and answer.decided and answer.reason in BEFORE_PROPOSAL:
+            raise OutcomeUnknown(self.op_id(ticket), answer.reason)
+        return result_or_raise(answer, self.op_id(ticket))
 
     def caller_left(self, ticket: Ticket) -> None:
         """The caller was cancelled: it will never be told, so a binding that commits for it is not owned."""

@@ -308,3 +308,26 @@ def test_an_op_posted_as_the_loop_ends_is_answered(tmp_path: Path) -> None:
             await caller
 
     asyncio.run(main())
+
+
+def test_a_later_step_of_a_procedure_never_ends_with_no_effect(tmp_path: Path) -> None:
+    """It is proposed though callers are refused; of a node that has stopped the answer is unknown."""
+
+    async def main() -> None:
+        async with Node(config_in(tmp_path), "vpn-1", insecure=True, own_thread=False) as node:
+            session = await node.create("s", binding=BINDING)
+            runtime = node._runtime
+            assert runtime is not None
+            runtime.core.why_storage_refuses = lambda: "no space"
+            runtime.core.ask_step()
+            await asyncio.sleep(0)
+            detach = runtime.requests.detach("s", session.state_version, "STEP", None)
+            with pytest.raises(Unavailable):
+                await runtime.execute(detach)
+            done = await runtime.execute(detach, begun=True)
+            assert done is not None and done.state is SessionState.RECOVERING
+            runtime.core.close("stopped")
+            with pytest.raises(OutcomeUnknown):
+                await runtime.execute(runtime.requests.detach("s", done.state_version, "STEP", None), begun=True)
+
+    asyncio.run(main())

@@ -23,6 +23,7 @@ class OneNode:
         self.rig = ReplicaRig()
         self.requests: Requests = REQUESTS
         self.kinds: list[str] = []
+        self.begun: list[str] = []
         self.dead: set[str] = set()
         self.before: dict[str, list[tuple[object, ...]]] = {}
 
@@ -30,8 +31,10 @@ class OneNode:
     def machine(self) -> Machine:
         return self.rig.replica.machine
 
-    async def execute(self, request: Request) -> Session | None:
+    async def execute(self, request: Request, *, begun: bool = False) -> Session | None:
         self.kinds.append(request.kind)
+        if begun:
+            self.begun.append(request.kind)
         for node_id, build, *args in self.before.pop(request.kind, []):
             self.rig.by(node_id, build, *args)  # type: ignore[arg-type]
         return result_or_raise(self.rig.do(request), OpId(ME, INCARNATION, 0))
@@ -50,6 +53,7 @@ def test_a_migration_is_a_freeze_and_a_transfer() -> None:
     node.create("s")
     moved = asyncio.run(migrate(node, "s", 1, "vpn-2", MIGRATION, None))
     assert node.kinds == ["freeze", "transfer"]
+    assert node.begun == ["transfer"]  # no effect at all is an answer to the freeze alone
     assert (moved.owner, moved.epoch, moved.state_version, moved.state) == ("vpn-2", 2, 3, SessionState.FROZEN)
     assert not node.rig.owned.owns("s")
 
@@ -62,6 +66,7 @@ def test_a_refused_transfer_leaves_the_session_thawed_here() -> None:
     with pytest.raises(Rejected) as refused:
         asyncio.run(migrate(node, "s", 1, "vpn-2", MIGRATION, None))
     assert refused.value.reason is Reason.NODE_DRAINING
+    assert node.begun == ["transfer", "thaw"]
     assert refused.value.session is not None and refused.value.session.state is SessionState.RECOVERING
     assert node.rig.record("s").state == SessionState.RECOVERING and node.rig.record("s").owner == ME
 
