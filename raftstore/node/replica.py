@@ -32,6 +32,7 @@ NO_LEASE = (0, 0)
 LATE_COMMIT = "LATE_COMMIT"
 GIVEN_UP = "GIVEN_UP"  # bound, while an op that gives it up is under way here
 SNAPSHOT_INSTALLED = "SNAPSHOT_INSTALLED"
+MAPPING_MISMATCH = "MAPPING_MISMATCH"  # bound, while another node goes by a mapping that sends it elsewhere
 
 
 class ReplicaDiverged(Exception):  # noqa: N818 - names what happened
@@ -81,6 +82,7 @@ class Replica:
         self.recent_events: deque[tuple[int, tuple[Any, ...]]] = deque(maxlen=RECENT_EVENTS_MAX)
         self.outcomes: dict[tuple[str, str], int] = {}  # (op kind, "committed" or reason): how often
         self.commit_latency = Histogram()  # from an op's submission to its answer, whatever it is
+        self.may_own: Callable[[str], bool] = lambda _: True  # the sticky strategy asks its mappings
         self._local_clock = local_clock
         self._clock = cluster_clock
         self._owned = owned
@@ -149,12 +151,19 @@ class Replica:
             self._owned.renew(record.session_id, record.epoch, self._expires_ns(record))
         elif pending.binds and record.state == SessionState.ATTACHED:
             if waits:
-                if not self._owned.grant(record.session_id, record.epoch, self._expires_ns(record)):
-                    self._observer.fenced([(record.session_id, record.epoch)], GIVEN_UP)
+                self._grant(record)
             else:
                 if self._owned.strike(record.session_id):  # by an earlier binding, which this one has replaced
                     self._observer.fenced([(record.session_id, record.epoch)], LATE_COMMIT)
                 self._observer.committed_late(pending, record)
+
+    def _grant(self, record: SessionRecord) -> None:
+        """Owned from now on, unless it is clear by now that this node must not act for it."""
+        if not self.may_own(record.session_id):
+            self._owned.strike(record.session_id)  # by an earlier binding
+            self._observer.fenced([(record.session_id, record.epoch)], MAPPING_MISMATCH)
+        elif not self._owned.grant(record.session_id, record.epoch, self._expires_ns(record)):
+            self._observer.fenced([(record.session_id, record.epoch)], GIVEN_UP)
 
     def finish(self, pending: Pending, answer: Answer, waits: bool = True) -> None:
         """The fate of an op is known here, or its caller's patience has ended."""
@@ -172,12 +181,11 @@ class Replica:
         return self._local_clock.now_ns() + (record.expires_at_ms - self._clock.now_ms()) * 1_000_000
 
     def confirm(self, record: SessionRecord) -> bool:
-        """The embedder confirms a late commit: owned after all, if nothing has changed since."""
+        """The embedder confirms a late commit: owned after all, if nothing has changed since and nobody gives it up."""
         current = self.machine.sessions.get(record.session_id)
-        if current != record:
+        if current != record or not self.may_own(record.session_id):
             return False
-        self._owned.grant(record.session_id, record.epoch, self._expires_ns(record))
-        return True
+        return self._owned.grant(record.session_id, record.epoch, self._expires_ns(record))
 
     # --- ownership -----------------------------------------------------------------------------------------
     def _note_change(self, record: SessionRecord) -> None:

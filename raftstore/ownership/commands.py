@@ -296,15 +296,17 @@ def admit(
     created_at_ms: int,
     expires_at_ms: int,
     reason: str | None,
+    owner: str | None,
 ) -> bytes:
-    """A session that node `giver` transferred to the sender under the mapping of `at_epoch`; terminated with a reason.
+    """A session that node `giver` transferred to the sender under the mapping of `at_epoch`.
 
-    Times are those of the sender's cluster clock.
+    A tombstone has a reason, and the owner under whom it ended; both are None of a session that lives. Times are those
+    of the sender's cluster clock.
     """
     return _pack(
         (
             ADMIT, seq, deadline_ms, session_id, at_epoch, giver, epoch, version, nonce, policy, created_at_ms,
-            expires_at_ms, reason,
+            expires_at_ms, reason, owner,
         )
     )  # fmt: skip
 

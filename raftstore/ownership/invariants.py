@@ -53,8 +53,8 @@ def _check_session(machine: Machine, session_id: str, s: SessionRecord) -> list[
 
 
 def _is_away(machine: Machine, s: SessionRecord) -> bool:
-    """Whether it was transferred to a node of another machine, which the mapping knows."""
-    return machine.placement is not None and s.state == r.FROZEN and s.transferred
+    """Whether it was transferred to a node of another machine, or ended under one."""
+    return machine.placement is not None and (s.state == r.TERMINATED or (s.state == r.FROZEN and s.transferred))
 
 
 def _check_nodes(machine: Machine) -> list[str]:

@@ -258,15 +258,16 @@ def close(step: Step, actor: NodeRecord, op: Op) -> Result:
 def admit(step: Step, actor: NodeRecord, op: Op) -> Result:
     """Install a session that another node transferred to this one, exactly as its owner's log left it.
 
-    Not a transition: version and epoch stay. Offered again, it changes nothing. It waits, FROZEN, to be resumed.
+    Not a transition: version and epoch stay. Offered again, it changes nothing. It waits, FROZEN, to be resumed; a
+    tombstone stays that of the owner under whom the session ended.
     """
-    (_, _, _, sid, at_epoch, giver, epoch, version, nonce, policy, created_at_ms, expires_at_ms, reason) = op
+    (_, _, _, sid, at_epoch, giver, epoch, version, nonce, policy, created_at_ms, expires_at_ms, reason, owner) = op
     record = step.sessions.get(sid)
     if step.placement is None or at_epoch != step.placement.mapping.epoch:
         return step.refuse(op, r.OWNERSHIP_CONFLICT, record, sid)
     if was_here(step.departed.get(sid, 0), version, reason) or (record is not None and record.state_version >= version):
         return (0, record)
-    if record is not None and not is_away(step, record):
+    if record is not None and (record.state == r.TERMINATED or not is_away(step, record)):
         return step.refuse(op, r.INVALID_TRANSITION, record)  # a fork: it lives here under a version that is older
     is_new = record is None and sid not in step.departed  # one that comes back takes the place of its mark
     if is_new and len(step.sessions) + len(step.departed) >= int(step.params["sessions_max"]):
@@ -275,7 +276,7 @@ def admit(step: Step, actor: NodeRecord, op: Op) -> Result:
     frozen = reason is None
     created_at_ms = min(created_at_ms, step.now_ms)  # clocks differ
     new = SessionRecord(
-        sid, state, actor.node_id, epoch, version, None, created_at_ms, expires_at_ms, None,
+        sid, state, owner or actor.node_id, epoch, version, None, created_at_ms, expires_at_ms, None,
         step.soon_ms("freeze_timeout_ms") if frozen else None, actor.node_id if frozen else None,
         "MAPPING" if frozen else reason, actor.incarnation, nonce, frozen, policy, step.index,
     )  # fmt: skip

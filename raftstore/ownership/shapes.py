@@ -148,7 +148,7 @@ def _create_mapped(op: list[Any]) -> bool:
 
 
 def _admit(op: list[Any]) -> bool:
-    _, _, _, sid, at_epoch, giver, epoch, version, nonce, policy, created_at_ms, expires_at_ms, reason = op
+    _, _, _, sid, at_epoch, giver, epoch, version, nonce, policy, created_at_ms, expires_at_ms, reason, owner = op
     return (
         is_id(sid)
         and is_id(giver)
@@ -157,7 +157,7 @@ def _admit(op: list[Any]) -> bool:
         and created_at_ms < expires_at_ms
         and type(policy) is str
         and policy in c.POLICIES
-        and (reason is None or is_id(reason))
+        and ((reason is None and owner is None) or (is_id(reason) and is_id(owner)))
     )
 
 
@@ -192,7 +192,7 @@ SHAPES: dict[int, tuple[int, Check]] = {
     c.SETTLE: (4, _epoch),
     c.CLOSE: (4, _epoch),
     c.CREATE_MAPPED: (8, _create_mapped),
-    c.ADMIT: (13, _admit),
+    c.ADMIT: (14, _admit),
     c.FORGET: (7, _forget),
     c.RECLAIM: (6, _reclaim),
 }

@@ -17,6 +17,7 @@ from raftstore.node.proposals import Answer
 from raftstore.node.requests import Request, Requests
 from raftstore.node.sticky.keeper import Sticky
 from raftstore.ownership import Machine, MappedNode, MappingRecord, SessionRecord
+from raftstore.types import SessionState
 
 
 def sticky_config(size: int = 3, weights: Mapping[str, int] | None = None, **sessions: int) -> ClusterConfig:
@@ -152,11 +153,11 @@ class StickyWorld(World):
         return self.nodes[owner]
 
     def holders(self, session_id: str) -> list[tuple[str, SessionRecord]]:
-        """Machines in which the session is owned by their own node, durable or not."""
+        """Machines that have the session: owned by their own node, or as a tombstone."""
         found = []
         for node in self.running:
             record = node.sticky.machine.sessions.get(session_id)
-            if record is not None and record.owner == node.node_id:
+            if record is not None and (record.owner == node.node_id or record.state == SessionState.TERMINATED):
                 found.append((node.node_id, record))
         return found
 

@@ -16,7 +16,7 @@ def admit(
     reason: str | None = None,
 ) -> tuple[Any, ...]:  # fmt: skip
     """What b handed over."""
-    return (c.admit, sid, at_epoch, "b", epoch, version, 9, "terminate", created, expires, reason)
+    return (c.admit, sid, at_epoch, "b", epoch, version, 9, "terminate", created, expires, reason, reason and "e")
 
 
 def test_a_session_is_created_under_the_present_epoch_only(settled):
@@ -134,6 +134,21 @@ def test_a_session_is_taken_back_with_a_new_epoch_and_only_from_away(settled):
     settled.refused("INVALID_TRANSITION", c.reclaim, "s", 6)
 
 
+def test_what_a_peer_said_under_another_mapping_neither_forgets_nor_takes_back(settled):
+    """Both ops name the epoch by which they were judged: under the next one the same session may be on its way back."""
+    settled.away()
+    settled.adopt(2)
+    for epoch in (0, 1, 3):
+        settled.refused("OWNERSHIP_CONFLICT", c.forget, "s", 3, "b", epoch)
+        settled.refused("OWNERSHIP_CONFLICT", c.reclaim, "s", 3, epoch)
+        settled.refused("OWNERSHIP_CONFLICT", c.forget, "other", 1, "b", epoch)
+        settled.refused("OWNERSHIP_CONFLICT", c.reclaim, "other", 1, epoch)
+    settled.ok(c.reclaim, "s", 3, 2)
+    settled.away("t")
+    settled.ok(c.forget, "t", 3, "b", 2)
+    settled.refused("OWNERSHIP_CONFLICT", c.forget, "t", 3, "b", 1)
+
+
 def test_an_admitted_session_is_as_its_owners_log_left_it_and_waits_to_be_resumed(settled):
     """Version, epoch, nonce, policy and times stay; admitted again, nothing changes."""
     settled.twice(*admit())
@@ -165,7 +180,8 @@ def test_a_tombstone_is_admitted_as_one(settled):
     settled.twice(*admit(reason="POLICY"))
     s = settled.record()
     assert (s.state, s.reason, s.state_version, s.transferred) == (TERMINATED, "POLICY", 5, False)
-    assert (s.target, s.freeze_by_ms) == (None, None)
+    assert (s.target, s.freeze_by_ms, s.owner) == (None, None, "e")  # under whom it ended, whoever keeps it
+    settled.refused("INVALID_TRANSITION", *admit(version=6))
     settled.refused("SESSION_TERMINATED", c.resume, "s", 5)
     settled.refused("SESSION_TERMINATED", c.create_mapped, "s", B1, 600_000, None, 1)
     assert {owner: n for owner, n in settled.machine.tally.owned.items() if n} == {}

@@ -24,8 +24,8 @@ GOOD = [
     c.close(1, 9, 1),
     c.create_mapped(1, 9, "s", B1, 5, "deny", 1),
     c.create_mapped(1, 9, "s", None, 5, None, 0),
-    c.admit(1, 9, "s", 1, "b", 1, 1, 0, "deny", 0, 1, None),
-    c.admit(1, 9, "s", 1, "b", 2, 3, 4, "terminate", 5, 6, "WHY"),
+    c.admit(1, 9, "s", 1, "b", 1, 1, 0, "deny", 0, 1, None, None),
+    c.admit(1, 9, "s", 1, "b", 2, 3, 4, "terminate", 5, 6, "WHY", "b"),
     c.forget(1, 9, "s", 1, "b", 1),
     c.reclaim(1, 9, "s", 1, 1),
 ]

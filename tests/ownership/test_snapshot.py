@@ -89,7 +89,7 @@ def sticky(new_driver):
             driver.do("a", c.transfer, sid, 2)
     for sid in ("gone", "too"):
         driver.do("a", c.forget, sid, 3, "b", 2)
-    driver.do("a", c.admit, "come", 2, "b", 2, 5, 0, "deny", 5, 900_000, None)
+    driver.do("a", c.admit, "come", 2, "b", 2, 5, 0, "deny", 5, 900_000, None, None)
     assert (set(driver.machine.sessions), set(driver.machine.departed)) == ({"here", "away", "come"}, {"gone", "too"})
     return driver
 

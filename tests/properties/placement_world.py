@@ -338,7 +338,7 @@ class Node:
                 self.propose_for(sid, reclaim, version, place.mapping.epoch)
         rows, doubts, left = [], [], False
         for sid, record in self.machine.sessions.items():
-            away = record.owner != self.node_id
+            away = record.owner != self.node_id and record.state != TERMINATED
             if self.owner(sid) == peer:
                 left = left or not (away and "away" in off)
                 if sid in self.busy:
@@ -383,7 +383,7 @@ class Node:
             elif self.owner(s.session_id) == self.node_id or "admit" in off:
                 self.propose(
                     c.admit, s.session_id, place.mapping.epoch, peer, s.epoch, s.state_version, s.nonce, s.policy,
-                    s.created_at_ms, s.expires_at_ms, reason,
+                    s.created_at_ms, s.expires_at_ms, reason, reason and s.owner,
                 )  # fmt: skip
         for sid, version in doubts:
             if self.has(sid, version):

@@ -112,7 +112,7 @@ def random_placement_op(rng: random.Random, seq: int, machine: Machine) -> bytes
         (8, lambda: c.create_mapped(seq, far, sid, rng.choice(BINDINGS), ttl, None, named)),
         (8, lambda: c.freeze(seq, far, sid, version, "MAPPING", peer)),
         (8, lambda: c.transfer(seq, far, sid, version)),
-        (6, lambda: c.admit(seq, far, sid, named, peer, 1, version + 1, rng.randrange(9), policy, *times, reason)),
+        (6, lambda: c.admit(seq, far, sid, named, peer, 1, version + 1, 0, policy, *times, reason, reason and peer)),
         (4, lambda: c.forget(seq, far, sid, version, record.owner if record else peer, named)),
         (4, lambda: c.reclaim(seq, far, sid, version, named)),
         (30, lambda: random_op(rng, "a", seq, machine)),

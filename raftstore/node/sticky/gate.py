@@ -105,6 +105,12 @@ class Gate:
                 return Refusal(Reason.MAPPING_UNSETTLED, detail)
         return None
 
+    @property
+    def has_rival(self) -> bool:
+        """Whether some peer goes by another mapping of the same epoch: that does not settle by itself."""
+        current = self._current
+        return current is not None and any(mapping.epoch == current.epoch for mapping in self._others.values())
+
     def disagrees(self, session_id: str) -> bool:
         """Whether some peer goes by a mapping that sends the session elsewhere."""
         return self._disagreeing(session_id) is not None

@@ -232,7 +232,7 @@ class Giver:
             record.policy,
             max(0, now_ms - record.created_at_ms),
             record.expires_at_ms - now_ms,
-            record.reason if record.state == SessionState.TERMINATED else None,
+            *((record.reason, record.owner) if record.state == SessionState.TERMINATED else (None, None)),
         )
 
     def _doubts(self, peer_id: str) -> list[tuple[str, int]]:

@@ -17,6 +17,7 @@ from raftstore.errors import InvalidArgument, Unavailable
 from raftstore.node.core import Core
 from raftstore.node.ports import Links
 from raftstore.node.proposals import Answer
+from raftstore.node.replica import MAPPING_MISMATCH
 from raftstore.node.sticky import messages
 from raftstore.node.sticky.change import founding, next_mapping
 from raftstore.node.sticky.gate import Gate, Refusal, to_mapping
@@ -29,8 +30,6 @@ from raftstore.types import Reason
 
 TELL_EVERY_TICKS = 10
 SCAN_PAUSE_S = 0.005  # between two slices of sessions, so that callers' ops find the loop free
-
-MAPPING_MISMATCH = "MAPPING_MISMATCH"
 
 
 @dataclass(slots=True)
@@ -65,6 +64,7 @@ class Sticky:
         self._ticks = 0
         self._reported: dict[tuple[str, str], str] = {}  # (kind, peer): the last detail, so that it is told once
         core.on_tick = self.tick
+        core.replica.may_own = lambda session_id: not self.gate.disagrees(session_id)
 
     # --- the log, as giver and taker use it ------------------------------------------------------------------
     @property
@@ -294,6 +294,8 @@ class Sticky:
             self._scan()
             for peer_id, peer in self.peers.items():
                 self._compare(peer_id, peer.mapping)
+            if self.gate.has_rival:
+                self._fence_disputed()  # also by what somebody said who has gone since
         self._giver.answer_held()
         self._tell_all()
 

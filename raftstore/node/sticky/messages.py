@@ -31,6 +31,7 @@ class Row(NamedTuple):
     age_ms: int
     left_ms: int  # of its TTL; negative when it is over
     reason: str | None  # of its termination; None while it lives
+    owner: str | None  # under whom it ended; None while it lives
 
 
 def is_row(value: Any) -> bool:
@@ -45,7 +46,7 @@ def is_row(value: Any) -> bool:
         and row.policy in POLICIES
         and type(row.left_ms) is int
         and -_I64_MAX <= row.left_ms <= NUMBER_MAX
-        and (row.reason is None or is_id(row.reason))
+        and ((row.reason is None and row.owner is None) or (is_id(row.reason) and is_id(row.owner)))
     )
 
 

@@ -129,7 +129,7 @@ class Taker:
             sid,
             lambda seq, d: admit(
                 seq, d, sid, at_epoch, peer_id, row.epoch, version, row.nonce, row.policy, created_ms, expires_ms,
-                row.reason,
+                row.reason, row.owner,
             ),
             self._admitted(peer_id, asking, row),
         )  # fmt: skip
