@@ -20,6 +20,7 @@ from jepsen_like.history import Errors, Event, Finals, Op, Verdict, binding_of, 
 NAME = "acknowledged"
 LOGGED_AS = {"create": ("create", "create_mapped")}
 UNDONE = ("freeze", "thaw")  # what a refused migration may leave behind
+BY_ITSELF = ("DRAIN", "MAPPING")  # reasons of freezes that nobody asked for
 BINDS = ("create", "reattach", "resume", "failover")
 
 
@@ -161,7 +162,7 @@ def _strays(ops: Sequence[Op], log: _Log, made: Mapping[int, Op], errors: Errors
             continue
         name = "create" if event["op"] == "create_mapped" else event["op"]
         at = (event["session_id"], event["state_version"], event["node"], name)
-        fits = [op for op in asked.get(at, ()) if _fits(op, event)]
+        fits = [] if _moved_by_node(event, log) else [op for op in asked.get(at, ()) if _fits(op, event)]
         strays += not fits
         if fits and all(op.type == "fail" for op in fits):
             errors.add(f"{fits[0]}: refused ({fits[0].reason}), and audit event {event['number']} did just that")
@@ -181,6 +182,12 @@ def _asked(op: Op) -> list[tuple[str, int]]:
     return [(op.f, expected + 1)]
 
 
+def _moved_by_node(event: Event, log: _Log) -> bool:
+    """Whether a transfer belongs to a freeze that the node itself began: a drain, or a mapping change."""
+    frozen = log.by_version(event["session_id"], event["state_version"] - 1) if event["op"] == "transfer" else []
+    return any(entry.event["reason"] in BY_ITSELF for entry in frozen)
+
+
 def _fits(op: Op, event: Event) -> bool:
     if op.f in BINDS:
         binding = binding_of(op.args.get("binding"))
@@ -188,4 +195,4 @@ def _fits(op: Op, event: Event) -> bool:
         return bool(binding == event["detail"]) and (binding is not None or op.f != "resume" or op.type == "info")
     if op.f == "migrate":
         return bool(event["owner"] == op.args.get("to") or event["op"] == "freeze")
-    return event["reason"] not in ("LATE_COMMIT", "DRAIN", "MAPPING")
+    return event["reason"] not in ("LATE_COMMIT", *BY_ITSELF)

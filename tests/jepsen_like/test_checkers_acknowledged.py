@@ -193,3 +193,16 @@ def test_one_thing_spoiled_is_found_by_the_checker_for_it(name: str) -> None:
             assert verdict.valid is False, f"seed {seed}"
             assert finders & found, f"seed {seed}: found by {found}"
     assert tried > 30
+
+
+@pytest.mark.parametrize(("reason", "valid"), [("MIGRATION", False), ("DRAIN", True), ("MAPPING", True)])
+def test_a_move_that_the_node_made_by_itself_is_not_that_of_a_refused_migration(reason: str, valid: bool) -> None:
+    """Refused because the node stops, and then its drain moved the session from the same version to the same target."""
+    run = reference.run(23, ops=300, know_ids=False)
+    answer = next(a for a in answers(run, "ok", "migrate") if a["value"]["state"] == "FROZEN")
+    session_id, version = answer["key"], answer["value"]["state_version"]
+    answer.update(type="fail", error="NODE_STOPPING", value={"reason": "NODE_STOPPING", "session": None})
+    frozen = place_of(run, lambda e: is_change(e) and (e["session_id"], e["state_version"]) == (session_id, version - 1))
+    everywhere(run, lambda lines: lines[frozen].update(reason=reason))
+    errors = [e for e in of_acknowledged(run).errors if session_id in e]
+    assert (errors == []) is valid, errors
