@@ -30,6 +30,7 @@ class SimWorker(Worker):
         self._jobs: deque[tuple[int, Job, int]] = deque()
         self._steps: deque[Iterator[None]] = deque()
         self._is_busy = self._is_busy_aside = self._is_closed = False
+        self._through_ns = 0  # when the last group performed is durable
 
     def start(self) -> None:
         """Nothing to start: the events come with the work."""
@@ -40,6 +41,7 @@ class SimWorker(Worker):
         jobs = list(self._jobs)
         self._jobs.clear()
         self._steps.clear()
+        self._disk.cursor = max(self._disk.cursor, self._through_ns)  # it waits for the log's thread
         if jobs and self.failure is None and self._store.failure is None:
             self._perform(jobs)
 
@@ -63,7 +65,7 @@ class SimWorker(Worker):
         self._jobs.clear()
         self._loop.begin_thread(self._scheduler.now)
         is_sound = self._perform(group)
-        done_at = self._loop.end_thread()
+        done_at = self._through_ns = self._loop.end_thread()
         if is_sound:
             self._later(done_at, self._work)
 

@@ -254,7 +254,7 @@ def test_whoever_begins_to_detach_a_late_binding_owns_it_no_more() -> None:
     record = node.record("s")
     node.cor.detach_late(record)
     assert not node.owns("s")
-    assert node.cor.replica.confirm(record) and not node.owns("s")
+    assert not node.cor.replica.confirm(record) and not node.owns("s")
     assert world.run_until(lambda: node.record("s").reason == "LATE_COMMIT", 1_000)
 
 

@@ -187,6 +187,15 @@ def test_a_tombstone_is_admitted_as_one(settled):
     assert {owner: n for owner, n in settled.machine.tally.owned.items() if n} == {}
 
 
+def test_a_tombstone_is_never_taken_back(settled):
+    """Also one that ended under a node of another machine, whose owner is as far away as that of a transferred one."""
+    settled.ok(*admit(reason="POLICY"))
+    settled.refused("INVALID_TRANSITION", c.reclaim, "s", 5)
+    settled.ok(c.create_mapped, "t", B1, 600_000, None, 1)
+    settled.ok(c.terminate, "t", 1, "POLICY")
+    settled.refused("INVALID_TRANSITION", c.reclaim, "t", 2)
+
+
 def test_a_tombstone_comes_back_as_it_went(settled):
     """It travels without a new version: at the version of its mark it is taken again, or it would be nowhere."""
     settled.ok(*admit(reason="POLICY"))
