@@ -141,13 +141,19 @@ class Persistence:
         core.why_storage_refuses = self.why_refused
 
     async def close(self) -> None:
-        """Write what is queued and release the directory."""
+        """Write what is queued and release the directory.
+
+        A disk that fails now is reported, and stops nobody from stopping: what was acknowledged is durable already.
+        """
         store, self._store = self._store, None
         if store is None:
             return
         self.keeper.close()
         await self._loop.run_in_executor(None, self._worker.close)
-        await self._loop.run_in_executor(None, store.close)
+        try:
+            await self._loop.run_in_executor(None, store.close)
+        except StorageError as problem:
+            self._report("STORAGE_FAILED", str(problem))
 
     def _post(self, task: Callable[[], None]) -> None:
         if not self._loop.is_closed():

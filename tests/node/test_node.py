@@ -1,6 +1,7 @@
 """`Node` and `BlockingNode` as an embedder meets them: a cluster of one, without TLS, in a directory of its own."""
 
 import asyncio
+import errno
 import socket
 import threading
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from raftstore.node.blocking import BlockingNode
 from raftstore.node.node import Node
 from raftstore.node.persistence import Persistence
 from raftstore.node.runtime import Ticket
+from raftstore.node.surroundings import Surroundings
+from raftstore.storage.disk import OsDisk
 from raftstore.types import OpId, Reason, Session, SessionState
 
 PATIENCE_S = 20.0
@@ -329,5 +332,44 @@ def test_a_later_step_of_a_procedure_never_ends_with_no_effect(tmp_path: Path) -
             runtime.core.close("stopped")
             with pytest.raises(OutcomeUnknown):
                 await runtime.execute(runtime.requests.detach("s", done.state_version, "STEP", None), begun=True)
+
+    asyncio.run(main())
+
+
+class _DiskThatFails(OsDisk):
+    """Every sync of a file fails from some moment on."""
+
+    fails = False
+
+    def open(self, path: str, *, create: bool = False, read_only: bool = False) -> Any:
+        file = super().open(path, create=create, read_only=read_only)
+        datasync = file.datasync
+
+        def sync() -> None:
+            if self.fails:
+                raise OSError(errno.EIO, "made up")
+            datasync()
+
+        file.datasync = sync  # type: ignore[method-assign]
+        return file
+
+
+def test_a_disk_that_fails_during_a_stop_is_reported_and_stops_nobody(tmp_path: Path) -> None:
+    """What was acknowledged is durable already: the node ends, releases its directory, and says what happened."""
+
+    async def main() -> None:
+        disk = _DiskThatFails()
+        node = Node(config_in(tmp_path), "vpn-1", insecure=True, surroundings=Surroundings(disk=lambda: disk))
+        await node.start()
+        await node.create("s")
+        runtime = node._runtime
+        assert runtime is not None
+        runtime.core.close("stopped")  # nothing more is written but what the end itself writes
+        disk.fails = True
+        await node.stop()
+        assert "STORAGE_FAILED" in [event["kind"] for event in runtime.security_events]
+        disk.fails = False
+        async with Node(node.config, "vpn-1", insecure=True) as again:
+            assert (await again.get("s")).state_version == 1
 
     asyncio.run(main())
