@@ -1,8 +1,8 @@
 """What a leader knows of one follower, and what it may send it next. Pure bookkeeping.
 
 A follower is probed (one append at a time) until a common point is found, then fed a bounded pipeline, or sent a
-snapshot when the log no longer reaches back to it. `match` never goes back while the follower remembers what it
-acknowledged; `next` never goes to or below `match` (H2b). Stale rejections are recognised and ignored, so
+snapshot when the log no longer reaches back to it. `match` never goes back while a link lasts and the follower keeps
+what it acknowledged; `next` never goes to or below `match` (H2b). Stale rejections are recognised and ignored, so
 catching up always moves on.
 """
 
@@ -73,6 +73,17 @@ class Progress:
         self.probed = 0
         self.next = self.match + 1 if self.match else self.next
         self._clear_inflight()
+
+    def relink(self) -> None:
+        """The link is new, and so may be its process: what it acknowledged counts when it has said so again.
+
+        Without this a follower whose disk lost the end of its log would never be fed again: its rejections would
+        all seem stale.
+        """
+        known, self.match = self.match, 0
+        self.sent_commit = 0
+        self.probe()
+        self.next = known + 1 if known else self.next
 
     def forget(self, last_index: int) -> None:
         """The follower lost its disk: nothing that it once acknowledged may be counted any more."""

@@ -173,4 +173,4 @@ class Snapshots(Reads):
         if progress is not None:
             progress.state = PROBE
             progress.snapshot_index = 0
-            progress.probe()
+            progress.relink()

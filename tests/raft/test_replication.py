@@ -288,3 +288,20 @@ def test_whoever_waits_for_an_entry_hears_of_its_commit_at_once():
     node.member.sync()
     told = {peer for _, peer, m in node.take() if m["type"] == "heartbeat" and m["commit_index"] == index}
     assert told == {"c"}
+
+
+@pytest.mark.parametrize("lost", [1, 4, 100])
+def test_a_follower_whose_disk_lost_the_end_of_its_log_is_fed_again(lost):
+    """It rejects below what it once acknowledged; over its new link the leader believes it, and gives back what it has."""
+    world = Cluster()
+    leader = world.elect()
+    for number in range(6):
+        world.commit(b"entry %d" % number)
+    other = next(i for i in world.ids if i != leader.id)
+    world.run_until(lambda: world.payloads(other) == world.payloads(leader.id))
+    world.crash(other)
+    del world[other].storage.log[-lost:]
+    world.restart(other)
+    world.commit(b"one more")
+    world.run_until(lambda: world.payloads(other) == world.payloads(leader.id))
+    assert world.leader() is leader
