@@ -95,8 +95,11 @@ class HardenedJournal(Journal):  # type: ignore[misc]  # the library ships no ty
         return log[position:end]
 
     def base_that_keeps(self, last: int, entries_max: int, bytes_max: int) -> int:
-        """The base under which the newest entries up to `last` stay, as many as fit both bounds."""
-        position = last - self._log[0][1]
+        """The base under which the newest entries up to `last` stay, as many as fit both bounds.
+
+        The present base when `last` lies before it: a snapshot was installed while an own one was being written.
+        """
+        position = max(0, last - self._log[0][1])
         lowest, total = max(0, position - entries_max), 0
         while position > lowest:
             total += len(self._log[position][0])

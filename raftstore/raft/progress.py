@@ -80,6 +80,9 @@ class Progress:
         Without this a follower whose disk lost the end of its log would never be fed again: its rejections would
         all seem stale.
         """
+        if not self.votes:
+            self.probe()  # it counts for nothing, and what it has caught up with decides when it votes again
+            return
         known, self.match = self.match, 0
         self.sent_commit = 0
         self.probe()

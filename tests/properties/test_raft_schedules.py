@@ -12,7 +12,7 @@ from raftstore.raft.outbox import Outbox
 
 SEEDS = range(20)
 # Runs that once found something.
-KNOWN = [("wipe-5", 336), ("wipe-5", 653), ("fifo-5", 3224), ("reorder", 3575)]
+KNOWN = [("wipe-5", 336), ("wipe-5", 653), ("fifo-5", 3224), ("reorder", 3575), ("wipe-5", 7102)]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -147,3 +147,10 @@ def test_the_newest_entries_stay_within_both_bounds(last, entries_max, bytes_max
     for index in range(1, 11):
         journal.add(bytes(10), index, 1)
     assert journal.base_that_keeps(last, entries_max, bytes_max) == base
+
+
+@pytest.mark.parametrize("last", [1, 7, 20])
+def test_a_cut_that_lies_before_the_base_keeps_it(last):
+    """A snapshot was installed while an older one of our own was being written: there is nothing left to cut."""
+    log = journal(3, base=20)
+    assert log.base_that_keeps(last, 2, 1000) == 20
