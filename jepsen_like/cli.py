@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from jepsen_like.commands_serve import serve_command
 from jepsen_like.commands_test import analyze_command, test_all_command, test_command
 from jepsen_like.sim.commands import mutants, sim
 
@@ -52,3 +53,4 @@ main.add_command(mutants)
 main.add_command(test_command)
 main.add_command(test_all_command)
 main.add_command(analyze_command)
+main.add_command(serve_command)

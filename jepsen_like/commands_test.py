@@ -24,6 +24,7 @@ from jepsen_like import store as runs
 from jepsen_like.cluster import hosts as host_kinds
 from jepsen_like.cluster.namespaces import NetworkError
 from jepsen_like.nemeses import schedule
+from jepsen_like.report import write_report
 from jepsen_like.runner import Plan, Run, show_progress
 from jepsen_like.workloads.catalogue import WORKLOADS
 
@@ -110,6 +111,7 @@ def analyze_command(directory: Path) -> None:
         _bad(f"{directory}: no run (it has no history.jsonl and test.json)")
     try:
         results = runs.judge(directory, runs.kept_verdicts(directory))
+        write_report(directory)
     except Exception:
         traceback.print_exc()
         sys.exit(CRASH)

@@ -24,6 +24,7 @@ from jepsen_like.history import Verdict
 from jepsen_like.load import Load
 from jepsen_like.nemeses import schedule
 from jepsen_like.recorder import Recorder
+from jepsen_like.report import write_report
 from jepsen_like.workloads.base import Caller, Op, Workload
 from jepsen_like.workloads.catalogue import WORKLOADS
 from jepsen_like.workloads.raftstore_caller import RaftstoreCaller
@@ -101,6 +102,8 @@ class Run:
         results = store.judge(self.directory, [Verdict(not self.problems, "run", self.problems, self._told())])
         with_data = results["valid"] is not True
         store.keep_files(cluster_dir, self.directory, self.plan.node_ids, with_data=with_data)
+        self.say("drawing the report")
+        write_report(self.directory)
         return results
 
     def _told(self) -> dict[str, Any]:

@@ -202,7 +202,8 @@ def test_a_move_that_the_node_made_by_itself_is_not_that_of_a_refused_migration(
     answer = next(a for a in answers(run, "ok", "migrate") if a["value"]["state"] == "FROZEN")
     session_id, version = answer["key"], answer["value"]["state_version"]
     answer.update(type="fail", error="NODE_STOPPING", value={"reason": "NODE_STOPPING", "session": None})
-    frozen = place_of(run, lambda e: is_change(e) and (e["session_id"], e["state_version"]) == (session_id, version - 1))
+    at = (session_id, version - 1)
+    frozen = place_of(run, lambda e: is_change(e) and (e["session_id"], e["state_version"]) == at)
     everywhere(run, lambda lines: lines[frozen].update(reason=reason))
     errors = [e for e in of_acknowledged(run).errors if session_id in e]
     assert (errors == []) is valid, errors

@@ -292,7 +292,7 @@ def test_whoever_waits_for_an_entry_hears_of_its_commit_at_once():
 
 @pytest.mark.parametrize("lost", [1, 4, 100])
 def test_a_follower_whose_disk_lost_the_end_of_its_log_is_fed_again(lost):
-    """It rejects below what it once acknowledged; over its new link the leader believes it, and gives back what it has."""
+    """It rejects below what it once acknowledged; over a new link the leader believes it, and gives it back."""
     world = Cluster()
     leader = world.elect()
     for number in range(6):
