@@ -97,6 +97,7 @@ class Core:
             proposals=self.proposals,
             observer=observer,
             is_leading=lambda: self.raft.is_leader_ready,
+            lease_terms=(config.timing.lease_ttl_ms, config.timing.max_clock_drift_ppm),
         )
         self.raft = HardenedSyncObj(
             node_id,

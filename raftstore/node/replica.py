@@ -73,6 +73,7 @@ class Replica:
         proposals: Proposals,
         observer: Observer,
         is_leading: Callable[[], bool],
+        lease_terms: tuple[int, int],
     ) -> None:
         self.node_id = node_id
         self.incarnation = incarnation
@@ -91,7 +92,8 @@ class Replica:
         self._is_leading = is_leading
         self._heads: OrderedDict[int, bytes] = OrderedDict()
         self._expected_heads: dict[int, bytes] = {}
-        self._lease_terms = NO_LEASE  # (ttl in ms, drift in ppm) that hold for a lease in the entry being applied
+        self._configured_terms = lease_terms  # (ttl in ms, drift in ppm) of this node's configuration
+        self._lease_terms = NO_LEASE  # the same of the machine, for a lease granted in the entry being applied
 
     # --- one entry -----------------------------------------------------------------------------------------
     def apply(self, index: int, term: int, payload: bytes) -> None:
@@ -103,7 +105,7 @@ class Replica:
         first_event = machine.event_seq + 1
         applied = machine.apply(index, term, payload)
         after = self._lease_params()
-        self._lease_terms = (min(before[0], after[0]), max(before[1], after[1]))
+        self._lease_terms = after if before == after else NO_LEASE
         self._take_anchor(applied)
         for node_id, incarnation, results in applied.groups:
             if node_id == self.node_id and incarnation == self.incarnation:
@@ -131,7 +133,13 @@ class Replica:
         return int(params["lease_ttl_ms"]), int(params["max_clock_drift_ppm"])
 
     def holder_lease_ns(self) -> int:
-        """How long a lease granted by the entry being applied lasts for its holder, from before it was sent."""
+        """How long a lease granted by the entry being applied lasts for its holder, from before it was sent.
+
+        0 unless the machine granted it by the terms of this node's configuration: by others (those of the beginning,
+        say) it may call a lease lapsed too early for the clocks that the configuration allows.
+        """
+        if self._lease_terms != self._configured_terms:
+            return 0
         ttl_ms, drift_ppm = self._lease_terms
         return max(0, ttl_ms * (1_000_000 - drift_ppm) - STAMP_GRAIN_NS)
 

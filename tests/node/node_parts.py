@@ -84,6 +84,7 @@ class ReplicaRig:
             proposals=self.proposals,
             observer=self.news,
             is_leading=lambda: self.is_leading,
+            lease_terms=(3_000, 10_000),
         )
         self.index = 0
         self.stamp_ms = 1_000
