@@ -270,7 +270,15 @@ class World:
     # --- the run ---------------------------------------------------------------------------------------------
     def run(self) -> None:
         """From the first start to the last check. Violations stand in `violations`."""
-        logging.getLogger("raftstore").setLevel(logging.CRITICAL + 1)
+        logger = logging.getLogger("raftstore")
+        level = logger.level
+        logger.setLevel(logging.CRITICAL + 1)  # what nodes say in a world of faults would fill the screen
+        try:
+            self._run()
+        finally:
+            logger.setLevel(level)
+
+    def _run(self) -> None:
         plan, scheduler = self.plan, self.scheduler
         for machine in self.machine_list:
             self.later(self.rng.randint(0, 300) * MS, self.start, machine)

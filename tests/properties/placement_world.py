@@ -443,5 +443,6 @@ class Node:
         if self.queue or self.place is None:
             return not self.queue
         return self.place.is_closed and all(
-            record.owner == self.node_id == self.owner(sid) for sid, record in self.machine.sessions.items()
+            self.owner(sid) == self.node_id and (record.owner == self.node_id or record.state == TERMINATED)
+            for sid, record in self.machine.sessions.items()
         )
