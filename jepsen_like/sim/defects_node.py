@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from jepsen_like.sim.defects import Mutant, attribute
+from jepsen_like.sim.defects import Mutant, attribute, several
 from raftstore.node import courier, dispatch, lease, owned, persistence, replica, runtime
 from raftstore.node.cluster_clock import ClusterClock
 from raftstore.node.core import Core
+from raftstore.raft.election import Elections
+from raftstore.raft.journal import HardenedJournal
 from raftstore.storage.values import HardState
 from raftstore.types import Reason
 
@@ -48,8 +50,23 @@ def _without_lease(original: Any) -> Any:
 
 
 def _without_drift(original: Any) -> Any:
+    """The holder counts the whole lease, as if its clock were as good as the leader's."""
+
     def holder_lease_ns(self: Any) -> int:
-        return int(self._lease_terms[0] * 1_000_000)
+        return 0 if original(self) == 0 else self._lease_terms[0] * 1_000_000 - replica.STAMP_GRAIN_NS
+
+    return holder_lease_ns
+
+
+def _by_own_terms(original: Any) -> Any:
+    """A lease counts as the configuration says, whatever the machine granted it by."""
+
+    def holder_lease_ns(self: Any) -> int:
+        self._lease_terms, kept = self._configured_terms, self._lease_terms
+        try:
+            return int(original(self))
+        finally:
+            self._lease_terms = kept
 
     return holder_lease_ns
 
@@ -65,11 +82,27 @@ def _votes_at_once(original: Any) -> Any:
     return open_store
 
 
-def _forgets_votes(original: Any) -> Any:
-    def set_hard_state(self: Any, term: int, voted_for: str | None, voter: bool) -> int:
-        return int(original(self, term, None, voter))
+def _writes_no_vote(original: Any) -> Any:
+    """Granting a vote writes nothing, neither the vote nor its term: that is written with the next entries."""
 
-    return set_hard_state
+    def on_request_vote(self: Any, peer: str, message: Any, now: int) -> None:
+        journal = self.journal
+        journal._store_hard_state = lambda: setattr(journal, "owes", True)
+        try:
+            original(self, peer, message, now)
+        finally:
+            del journal._store_hard_state
+
+    return on_request_vote
+
+
+def _writes_what_it_owes(original: Any) -> Any:
+    def add(self: Any, command: bytes, idx: int, term: int) -> None:
+        if vars(self).pop("owes", False):
+            self._store_hard_state()
+        original(self, command, idx, term)
+
+    return add
 
 
 def _tells_nobody(original: Any) -> Any:
@@ -88,26 +121,55 @@ def _local_is_good_enough(original: Any) -> Any:
 
 
 def _never_again(original: Any) -> Any:
+    """What was asked of a leader or over a link that is gone is asked of nobody again."""
+
     def follow_leader(self: Any, now: int) -> None:
-        leader_now = (self._raft.leader_id, self._raft.term, self._generation)
-        if leader_now != self._asked_of:
-            self._asked_of = leader_now
+        leader = (self._raft.leader_id, self._raft.term, self._generation)
+        if leader != self._asked_of:
+            self._asked_of = leader
             self._reads.leader_changed()
+        if self.resend_at_ns is not None and now >= self.resend_at_ns:
+            self.resend_at_ns = None
+            self._proposals.send_again()
 
     return follow_leader
 
 
-def _no_jump_bound(original: Any) -> Any:
-    def resume_jump_ms(self: Any, last_wall_ms: int, clock_resume_max_ms: int) -> Any:
-        return max(0, self._clock.wall_ms() - last_wall_ms), None
+def _waits_for_ever(original: Any) -> Any:
+    """Whoever runs out of patience is told nothing."""
 
-    return resume_jump_ms
+    def lose_patience(self: Any, now: int) -> None:
+        self.proposals.out_of_patience(now, self.replica.machine.clock_ms)
+
+    return lose_patience
+
+
+def answers_of_former_processes(original: Any) -> Any:
+    """The results of every process that ran under this node's id are taken for this one's: the numbers are the same."""
+
+    def apply(self: Any, index: int, term: int, payload: bytes) -> None:
+        machine, node_id, own = self.machine, self.node_id, self.incarnation
+        apply_entry = machine.apply
+
+        def as_own(*entry: Any) -> Any:
+            applied = apply_entry(*entry)
+            groups = [(name, own if name == node_id else number, results) for name, number, results in applied.groups]
+            return applied._replace(groups=groups)
+
+        machine.apply = as_own
+        try:
+            original(self, index, term, payload)
+        finally:
+            del machine.apply
+
+    return apply
 
 
 NODE_MUTANTS: dict[str, Mutant] = {
     "lease-from-the-answer": attribute(lease.LeaseKeeper, "_answered", _from_the_answer),
     "lease-ignored": attribute(owned.Owned, "keep_until", _without_lease),
     "drift-ignored": attribute(replica.Replica, "holder_lease_ns", _without_drift),
+    "lease-by-other-terms": attribute(replica.Replica, "holder_lease_ns", _by_own_terms),
     "cluster-clock-ahead": attribute(ClusterClock, "anchor", _ahead),
     "late-commit-owned": attribute(replica.Replica, "_take_effect", _owned_late),
     "given-up-still-owned": attribute(owned.Owned, "begin_giving_up", lambda _: lambda self, session_id: None),
@@ -115,11 +177,17 @@ NODE_MUTANTS: dict[str, Mutant] = {
     "owned-across-snapshot": attribute(replica.Replica, "_changed_in", _keeps_after_snapshot),
     "snapshot-forgets-callers": attribute(replica.Replica, "_settle_from", _tells_nobody),
     "wiped-member-votes": attribute(persistence.Persistence, "_open_store", _votes_at_once),
-    "vote-not-persisted": attribute(persistence.Persistence, "set_hard_state", _forgets_votes),
+    "vote-not-persisted": several(
+        attribute(Elections, "_on_request_vote", _writes_no_vote),
+        attribute(HardenedJournal, "add", _writes_what_it_owes),
+    ),
     "read-from-the-replica": attribute(runtime.Runtime, "confirm_read", _local_is_good_enough),
-    "forward-lost": attribute(courier.Courier, "follow_leader", _never_again),
+    "forward-lost": several(
+        attribute(courier.Courier, "follow_leader", _never_again),
+        attribute(Core, "_lose_patience", _waits_for_ever),
+    ),
+    "answers-of-former-processes": attribute(replica.Replica, "apply", answers_of_former_processes),
     "unknown-told-as-no": attribute(Core, "_lose_patience", lambda original: _lose_patience),
-    "resume-without-checks": attribute(ClusterClock, "resume_jump_ms", _no_jump_bound),
 }
 
 

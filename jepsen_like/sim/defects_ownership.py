@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jepsen_like.sim.defects import Mutant, attribute, patched, replaced
+from jepsen_like.sim.defects import Mutant, attribute, patched, replaced, several
+from jepsen_like.sim.defects_node import answers_of_former_processes
+from raftstore.node import leader
+from raftstore.node.replica import Replica
 from raftstore.ownership import commands, events, nodes, transitions
 from raftstore.ownership import machine as machines
 from raftstore.ownership import records as r
@@ -64,6 +67,16 @@ def _former_is_current(original: Any) -> Any:
     return newcomer
 
 
+def _any_sender(original: Any) -> Any:
+    """A leader takes a group whatever process of its sender made it."""
+
+    def is_well_formed(data: bytes, node_id: str, incarnation: int, ops_max: int) -> Any:
+        made_by = commands.unpack(b"\x91" + data)
+        return original(data, node_id, made_by[0][1] if type(made_by) is list else incarnation, ops_max)
+
+    return is_well_formed
+
+
 def _transfer_same_epoch(step: Any, actor: Any, op: Any, record: Any) -> Any:
     lowered = record._replace(epoch=record.epoch - 1)
     return transitions._transfer(step, actor, op, lowered)
@@ -116,7 +129,11 @@ OWNERSHIP_MUTANTS: dict[str, Mutant] = {
     "reattach-without-version": _row(commands.REATTACH, authority=_any_version(_reattach_row.authority)),
     "deadline-not-checked": attribute(Machine, "_apply_op", _no_deadline),
     "op-id-not-remembered": attribute(Machine, "_apply_op", _forgets_results),
-    "old-incarnation-accepted": attribute(Machine, "_newcomer", _former_is_current),
+    "old-incarnation-accepted": several(
+        attribute(Machine, "_newcomer", _former_is_current),
+        attribute(leader, "is_well_formed_group", _any_sender),
+        attribute(Replica, "apply", answers_of_former_processes),
+    ),
     "transfer-keeps-epoch": _row(commands.TRANSFER, effect=_transfer_same_epoch),
     "failover-keeps-epoch": _row(commands.FAILOVER, effect=_failover_same_epoch),
     "frozen-may-bind": _row(commands.REATTACH, admits=_admits_frozen),

@@ -1,4 +1,4 @@
-"""Defects in consensus and storage: one for each hole that the hardened class closes, where it can be opened again."""
+"""Defects in consensus: one for each hole that the hardened class closes, where it can be opened again."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from jepsen_like.sim.defects import Mutant, attribute, patched, several
 from jepsen_like.sim.network import Network
 from raftstore.raft import election, outbox, progress, reads, replication, seams, snapshots
 from raftstore.raft.hardened import HardenedSyncObj
-from raftstore.storage import wal, wal_reading
-from raftstore.storage.wal_format import _RECORD, GROUP_HEADER_BYTES, RECORD_HEADER_BYTES, Record, RecordType
 
 
 def _at_once(self: Any) -> None:
@@ -82,25 +80,16 @@ def _tells_everything(self: Any, peer: str, now: int) -> None:
 
 
 def _cuts_always(original: Any) -> Any:
-    """Whatever follows the place where entries are put is deleted, also where it matches."""
+    """Whatever follows the point where a message fits is deleted, also where it matches, also if nothing comes."""
 
-    def store_entries(self: Any, entries: Any) -> None:
-        log = self.journal
-        if entries and self.commit_index < entries[0][1] > log.base_index:
-            position = entries[0][1] - log.base_index
-            if position < len(log):
-                log.deleteEntriesFrom(position)
-        original(self, entries)
+    def conflict_hint(self: Any, previous: int, previous_term: int) -> Any:
+        hint = original(self, previous, previous_term)
+        first = max(previous, self.commit_index, self.journal.base_index) + 1
+        if hint is None and first <= self.journal.last_index:
+            self.journal.deleteEntriesFrom(first - self.journal.base_index)
+        return hint
 
-    return store_entries
-
-
-def _stale_reset(self: Any, rejected_prev: int, hint_next: int) -> None:
-    """Every rejection counts, also one that was overtaken by an acknowledgement."""
-    self.probe()
-    self.match = min(self.match, hint_next - 1)
-    self.next = hint_next
-    self.paused = False
+    return conflict_hint
 
 
 def _hears_all_terms(original: Any) -> Any:
@@ -159,34 +148,6 @@ def _votes_twice(self: Any, peer: str, message: Any, now: int) -> None:
     self._send(peer, {**answer, "anchored": known is not None, "cluster_ms": known or 0})
 
 
-def _no_sync(self: Any) -> None:
-    """The log is written and never synced."""
-    if not self._pending:
-        return
-    file, _ = self._active()
-    file.datasync, kept = (lambda: None), file.datasync
-    try:
-        _sync(self)
-    finally:
-        file.datasync = kept
-
-
-_sync = wal.Wal.sync
-
-
-def _torn_records(data: bytes, group: Any) -> Any:
-    """Records are taken without a look at their checksums."""
-    found, offset = [], group.offset + GROUP_HEADER_BYTES
-    for _ in range(group.records):
-        if offset + RECORD_HEADER_BYTES > len(data):
-            return None
-        length, _, kind, index, term = _RECORD.unpack_from(data, offset)
-        start = offset + RECORD_HEADER_BYTES
-        found.append(Record(RecordType(kind), index, term, data[start : start + length]))
-        offset = start + length
-    return found
-
-
 def _no_quorum_check(original: Any) -> Any:
     def confirmed(self: Any, now: int) -> int:
         return now
@@ -194,14 +155,16 @@ def _no_quorum_check(original: Any) -> Any:
     return confirmed
 
 
-def _drops_too_much(original: Any) -> Any:
-    """Log segments go before the snapshot that covers them is the one before the newest."""
-
-    def drop_through(self: Any, index: int) -> int:
-        latest = self._snapshots.latest
-        return int(original(self, index if latest is None else latest.index + 5))
-
-    return drop_through
+def _votes_of_former_campaigns(self: Any, peer: str, message: Any, now: int) -> None:
+    """A vote is a vote, whatever term it was given in."""
+    if self._follow_higher_term(message["term"]) or self.role != seams.CANDIDATE or not message["granted"]:
+        return
+    self._votes.add(peer)
+    if message["anchored"]:
+        self.quorum_was_anchored = True
+        self.witness_ms = max(self.witness_ms, message["cluster_ms"])
+    if len(self._votes) >= self.quorum:
+        self._lead(now)
 
 
 RAFT_MUTANTS: dict[str, Mutant] = {
@@ -210,21 +173,19 @@ RAFT_MUTANTS: dict[str, Mutant] = {
     "commit-by-a-minority": attribute(replication.Replication, "_advance_commit", lambda _: _minority),
     "former-terms-committed-by-count": attribute(replication.Replication, "_advance_commit", lambda _: _any_term),
     "vote-given-twice": attribute(election.Elections, "_on_request_vote", lambda _: _votes_twice),
+    "vote-of-any-term-counts": attribute(election.Elections, "_on_response_vote", lambda _: _votes_of_former_campaigns),
     "read-without-quorum": attribute(reads.Reads, "read_index", lambda _: _read_at_once),
     "commit-without-matching": several(
         attribute(replication.Replication, "_on_heartbeat", lambda _: _heartbeat_commits),
         attribute(replication.Replication, "_send_heartbeat", lambda _: _tells_everything),
     ),
-    "append-cuts-what-matches": attribute(replication.Replication, "_store_entries", _cuts_always),
-    "stale-rejection-counts": attribute(progress.Progress, "reject", lambda _: _stale_reset),
+    "append-cuts-what-matches": attribute(replication.Replication, "_conflict_hint", _cuts_always),
     "acknowledgement-of-any-term": attribute(replication.Replication, "_hear", _hears_all_terms),
     "snapshot-rolls-back": several(
         attribute(snapshots.Snapshots, "_on_install_snapshot", _rolls_back),
         attribute(snapshots.Snapshots, "_restart_probes", _again_from_the_past),
     ),
     "commit-index-kept-over-restart": attribute(HardenedSyncObj, "__init__", _commits_at_start),
-    "log-never-synced": attribute(wal.Wal, "sync", lambda _: _no_sync),
-    "torn-tail-accepted": lambda: patched(wal_reading, "decode_records", _torn_records),
     "leader-without-quorum-stays": attribute(replication.Replication, "_quorum_confirmed_ns", _no_quorum_check),
     "superseded-connection-delivers": lambda: patched(Network, "superseded_deliver", True),
 }
