@@ -1,0 +1,38 @@
+"""The table of known defects, and that those of each strategy are looked for where they can show."""
+
+from __future__ import annotations
+
+from jepsen_like.sim import defects_node, defects_ownership, defects_raft, defects_sticky, defects_storage, mutants
+from jepsen_like.sim.run import Options, run_seed
+
+TABLES = (
+    defects_node.NODE_MUTANTS,
+    defects_ownership.OWNERSHIP_MUTANTS,
+    defects_raft.RAFT_MUTANTS,
+    defects_storage.STORAGE_MUTANTS,
+    defects_sticky.STICKY_MUTANTS,
+)
+
+
+def test_no_name_stands_for_two_defects() -> None:
+    """Every mutant of every subject is in the one table."""
+    assert len(mutants.MUTANTS) == sum(map(len, TABLES))
+
+
+def test_a_defect_of_the_sticky_strategy_is_looked_for_in_its_workload() -> None:
+    """Where nothing is handed from log to log, a mutant of that changes nothing."""
+    name = "sticky-hands-over-unfrozen"
+    assert (mutants.workload_of(name), mutants.workload_of("drift-ignored")) == ("sticky", "mix")
+    elsewhere = run_seed(0, Options(time_limit_s=6, mutant=name))
+    assert elsewhere.digest == run_seed(0, Options(time_limit_s=6)).digest
+
+
+def test_a_session_that_is_handed_over_unfrozen_has_two_owners() -> None:
+    """The simulator finds it with the first seed."""
+    found = run_seed(0, Options(workload="sticky", mutant="sticky-hands-over-unfrozen")).found
+    assert found[0][0] == "dual_owner"
+
+
+def test_a_log_cleared_at_a_restart_is_noticed() -> None:
+    """What was acknowledged behind the newest snapshot is missing."""
+    assert run_seed(0, Options(mutant="snapshot-clears-the-log")).valid is False
