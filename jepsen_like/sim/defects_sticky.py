@@ -15,7 +15,6 @@ from raftstore.node.sticky.messages import BATCH_MAX
 from raftstore.node.sticky.taker import Taker
 from raftstore.ownership import commands, placement
 from raftstore.ownership import machine as machines
-from raftstore.ownership.step import Step
 
 
 def _serves_what_maps_here(original: Any) -> Any:
@@ -81,17 +80,6 @@ def _asks_nobody(original: Any) -> Any:
     return settle
 
 
-def _without_mark(original: Any) -> Any:
-    """Nothing tells that a session was here."""
-
-    def remove(self: Any, op: Any, record: Any, event: int, taker: str) -> Any:
-        result = original(self, op, record, event, taker)
-        self.departed.pop(record.session_id, None)
-        return result
-
-    return remove
-
-
 def _done_at_once(original: Any) -> Any:
     """A node says that it has nothing for the other while it is still looking, or still has."""
 
@@ -117,5 +105,4 @@ STICKY_MUTANTS: dict[str, Mutant] = {
         attribute(Sticky, "_settle", _asks_nobody),
     ),
     "sticky-done-too-early": attribute(Giver, "_answer", _done_at_once),
-    "sticky-mark-forgotten": attribute(Step, "remove", _without_mark),
 }
