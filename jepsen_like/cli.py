@@ -8,7 +8,8 @@ import click
 
 from jepsen_like.commands_serve import serve_command
 from jepsen_like.commands_test import analyze_command, test_all_command, test_command
-from jepsen_like.sim.commands import mutants, sim
+from jepsen_like.sim.commands import sim
+from jepsen_like.sim.commands_mutants import mutants
 
 BAD_ARGUMENTS = 254
 

@@ -6,7 +6,8 @@ transition there, ever; one of unknown outcome has at most one, in an entry that
 An op is found by its id where the history knows it. Without, by what it did: under one version of one session there is
 one transition. One that no acknowledged op made, but that is in all respects what a refused op asked for and no op of
 unknown outcome did, was made by the refused one. What nodes do by themselves (late commits undone, drains, sweeps)
-never looks like that. Under the sticky strategy the log of some node counts. (Ownership model, sections 6 and 7.)
+never looks like that. What a node says of an op later (events `outcome`) must be so too. Under the sticky strategy the
+log of some node counts. (Ownership model, sections 6 and 7.)
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def check(history: Sequence[Event], test: Mapping[str, Any], finals: Finals | No
     for op in ops:
         if op.type != "ok":
             _by_id(op, log, made, errors)
+    stats["told_later"] = _told_later(history, log, errors)
     stats["strays"] = _strays(ops, log, made, errors)
     stats["transitions"] = len(log.transitions)
     return errors.verdict(NAME, stats)
@@ -140,6 +142,23 @@ def _by_id(op: Op, log: _Log, made: dict[int, Op], errors: Errors) -> None:
             _in_time(op, entry.event, errors)
         if len(entries) > 1:
             errors.add(f"{op}: {len(entries)} transitions under {one_id}")
+
+
+def _told_later(history: Iterable[Event], log: _Log, errors: Errors) -> int:
+    """What nodes said of an op afterwards: "committed", "rejected", "unavailable" or "unknown"."""
+    count = 0
+    for event in history:
+        if event["f"] != "outcome":
+            continue
+        one_id, outcome = event["value"]["op_id"], event["value"]["outcome"]
+        found = len(log.by_id(one_id))
+        count += outcome != "unknown"
+        what = f"event {event.get('index')}: {event['node']} says that {one_id} is {outcome}"
+        if outcome == "committed" and not found and log.is_whole:
+            errors.add(f"{what}, and it has no transition")
+        elif outcome in ("rejected", "unavailable") and found:
+            errors.add(f"{what}, and it has audit event {log.by_id(one_id)[0].event['number']}")
+    return count
 
 
 def _in_time(op: Op, event: Event, errors: Errors) -> None:

@@ -15,6 +15,7 @@ from jepsen_like.checkers import (
     acknowledged,
     audit_chain,
     availability,
+    cluster_time,
     dual_owner,
     leaders,
     linearizable,
@@ -37,6 +38,7 @@ CHECKERS: dict[str, Checker] = {
     leaders.NAME: leaders.check,
     quorumless.NAME: quorumless.check,
     availability.NAME: availability.check,
+    cluster_time.NAME: cluster_time.check,
 }
 
 

@@ -4,6 +4,9 @@ A node without quorum may go on for as long as nobody can know better: until its
 timeout + lease from the moment it lost the majority, no op succeeds there but a local read, and its data path acts for
 no session. How fast it refused is told; it is a verdict only where the test sets `refusal_max_ms`.
 
+A node that hears nobody at all (events `deaf`) knows it after two election timeouts: whatever is asked there after that
+is refused, definitely. An op that it takes all the same and leaves its caller in doubt is an error.
+
 `quorum` events say what the runner knows of the network: whether that node can reach a majority, when that changes. An
 answer may be on its way for `answer_delay_max_ms`; one to a question from before the loss may have been held up longer.
 (Ownership model, sections 5 and 7: fail closed.)
@@ -20,17 +23,18 @@ from jepsen_like.history import Errors, Event, Finals, Op, Verdict, pair
 NAME = "quorumless"
 MS = 1_000_000
 ANSWER_DELAY_MS = 250
+DEAF_SLACK_MS = 100
 DEFAULTS_MS = {"election_timeout_max_ms": 600, "lease_ttl_ms": 3_000}
 
 
 class Minority:
-    """When each node lacked a majority."""
+    """When each node lacked a majority, or whatever else the events `f` say with a true or a false value."""
 
-    def __init__(self, history: Iterable[Event]) -> None:
+    def __init__(self, history: Iterable[Event], f: str = "quorum") -> None:
         self._times: dict[str, list[int]] = {}
         self._states: dict[str, list[bool]] = {}
         for event in history:
-            if event["f"] == "quorum":
+            if event["f"] == f:
                 self._times.setdefault(event["node"], []).append(event["time"])
                 self._states.setdefault(event["node"], []).append(bool(event["value"]))
 
@@ -60,11 +64,12 @@ def check(history: Sequence[Event], test: Mapping[str, Any], finals: Finals | No
     for position, event in enumerate(history if minority else ()):
         if event["f"] in ("owns", "packet") and event["type"] == "ok":
             _data_path(event, position, minority, allowed_ns, errors)
+    doubtful = _in_doubt(history, test, errors)
     refused.sort()
     limit = test.get("refusal_max_ms")
     if limit is not None and refused and refused[-1] > limit:
         errors.add(f"a refusal without quorum took {refused[-1]:.1f} ms, {limit} ms are allowed")
-    return errors.verdict(NAME, {"answers_without_quorum": len(refused), **_quantiles(refused)})
+    return errors.verdict(NAME, {"answers_without_quorum": len(refused), "deaf": doubtful, **_quantiles(refused)})
 
 
 def _judge(op: Op, minority: Minority, allowed_ns: int, late_ns: int, answered: list[float], errors: Errors) -> None:
@@ -76,6 +81,25 @@ def _judge(op: Op, minority: Minority, allowed_ns: int, late_ns: int, answered: 
         errors.add(f"{op}: succeeded {(end - since) / MS:.0f} ms after {op.node} had lost the majority")
     elif op.type != "ok" and since is not None and begin > since + allowed_ns:
         answered.append((end - begin) / MS)
+
+
+def _in_doubt(history: Sequence[Event], test: Mapping[str, Any], errors: Errors) -> int:
+    """Ops that a deaf node left undecided; how many were asked of deaf nodes."""
+    turned = [{**event, "value": not event["value"]} for event in history if event["f"] == "deaf"]
+    deaf = Minority(turned, "deaf")
+    election_ms = int(test.get("election_timeout_max_ms", DEFAULTS_MS["election_timeout_max_ms"]))
+    drift_ppm = int(test.get("max_clock_drift_ppm", 0))
+    allowed_ns = (2 * election_ms * (1_000_000 + 2 * drift_ppm) // 1_000_000 + DEAF_SLACK_MS) * MS
+    count = 0
+    for op in pair(history) if deaf else ():
+        since = deaf.lacking_since(op.node, op.invoke["time"])
+        if since is None or op.invoke["time"] <= since + allowed_ns or op.f == "migrate":
+            continue
+        count += 1
+        if op.type == "info" and op.completion is not None and op.reason != "CALLER_LEFT":
+            told_ms = (op.invoke["time"] - since) / MS
+            errors.add(f"{op}: taken {told_ms:.0f} ms after {op.node} had heard anybody, and left in doubt")
+    return count
 
 
 def _data_path(event: Event, position: int, minority: Minority, allowed_ns: int, errors: Errors) -> None:

@@ -1,4 +1,4 @@
-"""`jepsen_like sim` and `jepsen_like mutants`."""
+"""`jepsen_like sim`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,12 @@ class SeedRange(click.ParamType):  # type: ignore[type-arg]  # generic in newer 
         return range(int(first), int(end))
 
 
+SEEDS = SeedRange()
+
+
 @click.command()
 @click.option("--seed", type=click.IntRange(min=0), help="Run this one seed.")
-@click.option("--seeds", type=SeedRange(), help="Run the seeds from A up to B, without B.")
+@click.option("--seeds", type=SEEDS, help="Run the seeds from A up to B, without B.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes at work at once.")
 @click.option("--time-limit", type=click.IntRange(3, 3600), default=60, show_default=True, help="Virtual seconds.")
 @click.option("--mutant", type=click.Choice(sorted(MUTANTS)), help="Switch on a known defect in the code under test.")
@@ -60,7 +63,7 @@ def sim(
     if seed is not None and seeds is not None:
         raise click.UsageError("--seed and --seeds exclude each other")
     chosen = seeds if seeds is not None else range(seed or 0, (seed or 0) + 1)
-    if commit is not None and commit != (here := _commit()):
+    if commit is not None and commit != (here := commit_id()):
         click.echo(f"this is commit {here}, the seed was found at {commit}: it may go another way here", err=True)
     options = Options(time_limit, policy, workload, mutant, beyond_drift)
     sys.exit(_run(chosen, options, jobs, shrinks, store))
@@ -105,7 +108,7 @@ def _tell(result: Result, options: Options, shrinks: bool, store: str | None) ->
 
 def replay_line(seed: int, options: Options) -> str:
     """The command that runs this seed alike."""
-    parts = [f"python -m jepsen_like sim --seed {seed} --commit {_commit()}"]
+    parts = [f"python -m jepsen_like sim --seed {seed} --commit {commit_id()}"]
     if options.time_limit_s != 60:
         parts.append(f"--time-limit {options.time_limit_s}")
     if options.policy:
@@ -119,50 +122,17 @@ def replay_line(seed: int, options: Options) -> str:
     return " ".join(parts)
 
 
-def _commit() -> str:
-    """The short id of the commit that this code is from, where git knows."""
+def commit_id() -> str:
+    """The short id of the commit that this code is from, where git knows; with a + where files were changed since."""
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        commit = _git("rev-parse", "--short", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "..", "../../raftstore")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    return commit + "+" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    where = Path(__file__).parent
+    done = subprocess.run(["git", *arguments], cwd=where, capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
-
-
-@click.command()
-@click.argument("names", nargs=-1)
-@click.option("--seeds-max", type=click.IntRange(min=1), default=2_000, show_default=True, help="Seeds per mutant.")
-@click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes at work at once.")
-@click.option("--time-limit", type=click.IntRange(3, 3600), default=60, show_default=True, help="Virtual seconds.")
-def mutants(names: tuple[str, ...], seeds_max: int, jobs: int, time_limit: int) -> None:
-    """Show that the checkers notice known defects: each mutant, how many seeds it took, and who found it.
-
-    Exit status: 0 all found, 1 one is not, 254 bad arguments.
-    """
-    unknown = sorted(set(names) - set(MUTANTS))
-    if unknown:
-        click.echo(f"no mutant {', '.join(unknown)} (known: {', '.join(sorted(MUTANTS))})", err=True)
-        sys.exit(BAD_ARGUMENTS)
-    missed = 0
-    click.echo("| mutant | seeds until found | found by |\n|---|---|---|")
-    for name in names or MUTANTS:
-        found = _hunt(name, seeds_max, jobs, time_limit)
-        missed += found is None
-        seeds, checker = ("-", f"NOT FOUND in {seeds_max}") if found is None else (str(found[0]), found[1])
-        click.echo(f"| {name} | {seeds} | {checker} |")
-    sys.exit(FAILED if missed else PASSED)
-
-
-def _hunt(name: str, seeds_max: int, jobs: int, time_limit: int) -> tuple[int, str] | None:
-    """How many seeds it took to find the mutant, and which check found it; None when none did."""
-    options = Options(time_limit, mutant=name)
-    for count, result in enumerate(run_seeds(range(seeds_max), options, jobs), start=1):
-        if result.valid is False:
-            return count, result.found[0][0]
-    return None

@@ -12,6 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from jepsen_like.sim.scheduler import MS
+from jepsen_like.sim.siege import Siege
 from raftstore.errors import InvalidArgument, OutcomeUnknown, Rejected, Unavailable
 from raftstore.types import Binding, OpId, Reason, Session, SessionState
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from jepsen_like.sim.world import World
 
 TIMEOUTS_MS = (None, None, None, 20, 100, 400)
-SIEGE_OPS_MAX = 90  # failovers that one siege tries
+ASKED_AGAIN_MS = (50, 400, 3_000)  # later, those who were told that nobody knows ask what became of their op
 
 Call = Callable[[], Awaitable[Any]]
 
@@ -58,7 +59,9 @@ class Load:
         self.world = world
         self.plan = world.plan
         self.known = [Known(slot) for slot in range(world.plan.keys)]
-        self.begun = self.ended = 0
+        self.siege = Siege(self)
+        self.begun = 0
+        self._waiting: dict[int, tuple[Process, str]] = {}  # by caller: whom it asked, and for what
         self._free: list[int] = []
         self._processes = 0
         self._bindings = 0
@@ -67,7 +70,7 @@ class Load:
     def act(self, salt: int) -> None:
         """One caller does something."""
         rng = Random(salt)
-        process = self._any_node(rng)
+        process = self.any_node(rng)
         if process is None:
             return
         known = rng.choice(self.known)
@@ -117,7 +120,7 @@ class Load:
         session = known.session
         assert session is not None
         if kind == "failover":
-            self._hunt(process, known, rng, 0, 0)
+            self.siege.hunt(process, known, rng, 0, 0)
         elif kind in ("get", "get-local") or rng.random() < 0.2:
             self.do(process, known, kind, rng)
         else:
@@ -126,71 +129,28 @@ class Load:
     def _at_owner(self, known: Known, kind: str, rng: Random) -> None:
         session = known.session
         owner = None if session is None else self.world.running(session.owner)
-        process = owner or self._any_node(rng)
+        process = owner or self.any_node(rng)
         if process is not None:
             self.do(process, known, kind, rng)
 
     def _race(self, known: Known, rng: Random) -> None:
         """Two nodes want the same at the same time."""
         for kind in rng.choice((("reattach", "failover"), ("failover", "failover"), ("reattach", "reattach"))):
-            process = self._any_node(rng)
+            process = self.any_node(rng)
             if process is not None:
                 self.do(process, known, kind, rng)
 
-    def furnish(self, node_id: str, rng: Random) -> None:
-        """Let that node own something, so that there is something to lose."""
-        process = self.world.running(node_id)
-        able = [known for known in self.known if known.session is None or known.session.owner == node_id]
-        if process is None or (self.plan.is_sticky and not able):
-            return
-        if not able:
-            known = rng.choice(self.known)
-            assert known.session is not None
-            owner = self.world.running(known.session.owner)
-            if owner is not None:
-                self.do(owner, known, "migrate", rng, to=node_id)
-            return
-        known = rng.choice(able)
-        if known.session is None:
-            self.do(process, known, "create", rng)
-        elif known.session.state is not SessionState.ATTACHED:
-            frozen = known.session.state is SessionState.FROZEN
-            self.do(process, known, "resume" if frozen else "reattach", rng)
-
-    def besiege(self, node_id: str, rng: Random) -> None:
-        """Something has befallen that node: others want one of its sessions, and ask until they get it."""
-        if self.plan.is_sticky:
-            return  # no node takes over there; the mapping does
-        spacing_ms = rng.choice((15, 30, 60))
-        mine = [known for known in self.known if known.session is not None and known.session.owner == node_id]
-        others = [process for process in self.world.serving() if process.node_id != node_id]
-        if mine and others:
-            tries = min(SIEGE_OPS_MAX, 3 * self.plan.timing["lease_ttl_ms"] // spacing_ms)
-            self._hunt(rng.choice(others), rng.choice(mine), rng, tries, spacing_ms)
-
-    def _hunt(self, process: Process, known: Known, rng: Random, tries: int, spacing_ms: int) -> None:
-        """A failover; as long as the owner's lease runs, or nobody can say, it is tried again."""
-        scheduler, key = self.world.scheduler, known.key
-
-        def again() -> None:
-            session, next_process = known.session, self._any_node(rng)
-            if session is None or known.key != key or self.world.is_ending:
-                return
-            if next_process is None or next_process.node_id == session.owner:
-                next_process = process if process in self.world.serving() else None
-            if next_process is not None:
-                self._hunt(next_process, known, rng, tries - 1, spacing_ms)
-
-        def told(kind: str, reason: str | None) -> None:
-            if tries and kind != "ok":
-                scheduler.at(scheduler.now + int(rng.uniform(0.2, 1.8) * spacing_ms * MS), again)
-
-        if known.session is not None:
-            self.do(process, known, "failover", rng, then=told)
-
-    def _any_node(self, rng: Random) -> Process | None:
+    def any_node(self, rng: Random) -> Process | None:
         able = self.world.serving()
         return rng.choice(able) if able else None
+
+    def waiting(self) -> list[str]:
+        """What callers of living processes still wait for."""
+        return [what for process, what in self._waiting.values() if not process.life.is_dead]
+
+    def one_more(self, slot: int) -> Known:
+        """A session that nobody comes back to."""
+        return Known(slot)
 
     # --- one op ----------------------------------------------------------------------------------------------
     def do(
@@ -208,13 +168,14 @@ class Load:
         number = self._take_process()
         invoke = self.world.record(number, "invoke", kind, key=known.key, value=value, node=process.node_id)
         self.begun += 1
-        op_ids: list[str] = []
+        self._waiting[number] = process, f"{kind} {known.key} at {process.name}"
+        op_ids: list[OpId] = []
 
         def taken(op_id: OpId, deadline_ms: int) -> None:
-            op_ids.append(f"{op_id.node_id}:{op_id.incarnation:016x}:{op_id.seq}")
             if kind != "migrate":  # that is several ops, each with a deadline of its own
+                op_ids.append(op_id)
                 value["deadline_ms"] = deadline_ms
-                value["op_id"] = op_ids[0]
+                value["op_id"] = op_id_text(op_ids[0])
 
         def done(outcome: str, reason: str | None, session: Session | None) -> None:
             self._note(known, session, reason)
@@ -224,7 +185,12 @@ class Load:
             self.world.record(number, outcome, kind, key=invoke["key"], value=result, node=process.node_id, **more)
             if outcome != "info":
                 self._free.append(number)
-            self.ended += 1
+            elif op_ids:
+                for after_ms in ASKED_AGAIN_MS:
+                    self.world.later(after_ms * MS, self._ask_again, process, op_ids[0], invoke["key"])
+            if outcome == "ok" and session is not None and kind in ("create", "renew"):
+                self.siege.expiry(process, known, session, rng)
+            del self._waiting[number]
             then(outcome, reason)
 
         leaves = rng.random() < self.plan.clients_leave and kind not in ("get", "get-local")
@@ -237,6 +203,16 @@ class Load:
         task = process.loop.create_task(perform(process, kind, call, taken if is_write else None, done))
         if leaves_after_ms is not None:
             process.loop.call_later(leaves_after_ms / 1000, task.cancel)
+
+    def _ask_again(self, process: Process, op_id: OpId, key: str) -> None:
+        """Whoever was told that nobody knows asks the same process what became of the op."""
+        if process not in self.world.serving():
+            return
+        told: dict[str, Any] = {}
+        process.loop.run(lambda: told.update(process.node.outcome(op_id) or {}))
+        if told:
+            value = {"op_id": op_id_text(op_id), "outcome": told["outcome"]}
+            self.world.record("observer", "info", "outcome", key=key, value=value, node=process.node_id)
 
     def _take_process(self) -> int:
         if self._free:
@@ -341,6 +317,11 @@ async def perform(process: Process, kind: str, call: Call, taken: Any, done: Any
     finally:
         if process.op_taken is taken:
             process.op_taken = None
+
+
+def op_id_text(op_id: OpId) -> str:
+    """An op's id as histories show it."""
+    return f"{op_id.node_id}:{op_id.incarnation:016x}:{op_id.seq}"
 
 
 def as_told(session: Session) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Network:
         self.loss = 0.0  # chance that a segment has to be repeated
         self.bytes_per_s = 0  # 0: no limit
         self.slow: dict[str, int] = {}  # nanoseconds more to and from a machine
+        self.slow_links: dict[Pair, int] = {}  # and those of one direction
         self.blocked: dict[Pair, int] = {}  # directed pairs, and how many cuts stand between them
         self.listening: dict[str, SimLinks] = {}  # the process that accepts at each machine
         self.machines_off: dict[str, None] = {}
@@ -44,6 +45,8 @@ class Network:
         delay = self.latency_ns + int(self.rng.random() * self.jitter_ns)
         if self.slow:
             delay += self.slow.get(source, 0) + self.slow.get(target, 0)
+        if self.slow_links:
+            delay += self.slow_links.get((source, target), 0)
         if self.loss and self.rng.random() < self.loss:
             delay += int(self.rng.random() * REPEAT_MAX_NS)
         return delay
@@ -79,6 +82,7 @@ class Network:
         self.at_usual_speed()
         self.blocked.clear()
         self.slow.clear()
+        self.slow_links.clear()
         self.loss = 0.0
         self.bytes_per_s = 0
         self._repeat()

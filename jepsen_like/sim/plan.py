@@ -15,15 +15,18 @@ from raftstore.config import ClusterConfig
 
 NETWORK_FAULTS = (
     *("isolate", "halves", "one_way", "bridge", "ring", "break", "slow_net", "loss", "bandwidth", "slow_peer"),
-    "late_hello",
+    *("late_hello", "slow_link", "gasp", "churn"),
 )
-PROCESS_FAULTS = ("kill", "power", "pause", "stall", "kill_all", "power_all", "restart", "wipe", "amnesia", "flap")
+PROCESS_FAULTS = (
+    *("kill", "power", "pause", "stall", "kill_all", "power_all", "restart", "wipe", "amnesia", "flap"),
+    *("orphan", "lag", "coup", "turncoat", "echo"),
+)
 DISK_FAULTS = ("slow_disk", "write_error", "sync_error", "full", "flip")
 CLOCK_FAULTS = ("wall", "drift")
 STEERING = ("drain", "transfer")
 MAPPING = ("mapping", "mappings")  # of the sticky strategy alone: one change, or several that conflict
 FAULT_KINDS = (*NETWORK_FAULTS, *PROCESS_FAULTS, *DISK_FAULTS, *CLOCK_FAULTS, *STEERING, *MAPPING)
-SHARED_ONLY = ("wipe", "flip", "amnesia", *STEERING)
+SHARED_ONLY = ("wipe", "flip", "amnesia", "orphan", "lag", "coup", "turncoat", "echo", "gasp", *STEERING)
 STICKY_CHECKERS = ["dual_owner", "unconfirmed", "availability"]  # there is one log for each node, not one for all
 OP_KINDS = (
     *("create", "reattach", "detach", "renew", "migrate", "resume", "failover", "terminate", "get", "get-local"),
@@ -33,10 +36,13 @@ LEASE_BREAKING = ("isolate", "one_way", "pause", "power", "kill", "halves")
 OPS = 200
 FAULTS = 10
 STYLES: dict[str, tuple[int, int, tuple[str, ...]]] = {  # how often of 100 seeds, how far apart, which faults
-    "swarm": (45, 0, ()),
-    "duel": (30, 4_500, LEASE_BREAKING),
-    "storm": (15, 3_000, ("power_all", "power_all", "power", "flap", "slow_disk")),
-    "amnesia": (10, 6_000, ("amnesia", "amnesia", "isolate", "flap")),
+    "swarm": (33, 0, ()),
+    "duel": (22, 4_500, (*LEASE_BREAKING, "gasp", "churn")),
+    "storm": (10, 3_000, ("power_all", "power_all", "power", "flap", "slow_disk")),
+    "amnesia": (8, 6_000, ("amnesia", "amnesia", "isolate", "flap")),
+    "coup": (12, 3_000, ("coup", "coup", "turncoat", "slow_link", "echo")),
+    "lag": (8, 4_000, ("lag", "lag", "lag", "isolate")),
+    "orphan": (7, 6_000, ("orphan", "orphan", "isolate")),
 }
 
 
@@ -62,6 +68,7 @@ class Plan:
     snapshot_every_entries: int
     keep_entries: int
     segment_bytes: int
+    entry_bytes: int  # of an entry, and of what one message appends
     drift_ppm: int  # no clock is further off than that
     beyond_drift: bool
     is_duel: bool  # one node after the other loses its lease, and others want what it owned
@@ -85,7 +92,7 @@ class Plan:
         return sorted({fault.kind for fault in self.faults})
 
     def config(self) -> ClusterConfig:
-        """The cluster's configuration. Small segments and frequent snapshots are below what a file may say."""
+        """The cluster's configuration. Such small segments, entries and snapshot intervals no file may ask for."""
         nodes = [
             {"id": f"n{i}", "peer": f"127.0.0.1:{7400 + i}", "api": f"unix:run/n{i}.sock"}
             for i in range(1, self.size + 1)
@@ -106,7 +113,8 @@ class Plan:
             wal_segment_bytes=self.segment_bytes,
             snapshot_every_entries=self.snapshot_every_entries,
         )
-        return replace(config, storage=storage)
+        limits = replace(config.limits, entry_bytes_max=self.entry_bytes)
+        return replace(config, storage=storage, limits=limits)
 
     def test(self) -> dict[str, Any]:
         """The parameters of the run, as checkers and reports know them."""
@@ -144,6 +152,7 @@ def draw(
         "max_clock_drift_ppm": drift,
         "op_timeout_ms": rng.choice((500, 1_000, 2_000)),
         "loop_stall_max_ms": rng.choice((300, 1_000)),
+        "clock_resume_max_ms": rng.choice((3_000, 90_000, 86_400_000)),
     }
     sessions = {
         "ttl_default_ms": rng.choice((20_000, 600_000)),
@@ -173,9 +182,10 @@ def draw(
         workload=workload,
         timing=timing,
         sessions=sessions,
-        snapshot_every_entries=rng.choice((15, 40, 120, 1_000)),
-        keep_entries=rng.choice((0, 5, 30, 10_000)),
+        snapshot_every_entries=15 if style == "lag" else rng.choice((15, 40, 120, 1_000)),
+        keep_entries=rng.choice((0, 5)) if style == "lag" else rng.choice((0, 5, 30, 10_000)),
         segment_bytes=rng.choice((32_768, 65_536)),
+        entry_bytes=rng.choice((1_024, 4_096, 16_384, 16_384)),
         drift_ppm=drift * 99 // 100,
         beyond_drift=beyond_drift,
         is_duel=is_duel,

@@ -50,6 +50,10 @@ class Surrounding(Protocol):
 
     def late_commit(self, process: Process, op_id: OpId, session: Session) -> bool: ...
 
+    def leads(self, process: Process) -> None: ...
+
+    def voted(self, process: Process) -> None: ...
+
 
 class Machine:
     """What survives a process."""
@@ -132,6 +136,8 @@ class Process:
         self.op_taken: Callable[[OpId, int], None] | None = None  # told of the next op that is submitted
         self.is_stopping = False
         self._role = (-1, -1)
+        self._vote: tuple[int, str | None] = (-1, None)
+        self._applied = 0
         self.node = Node(
             world.config,
             self.node_id,
@@ -191,6 +197,8 @@ class Process:
                 "nemesis", "info", "refused", node=self.node_id, value={"kind": kind, "why": str(problem)}
             )
         except Exception as problem:
+            if self.life.is_dead:  # thrown out of what it waited for
+                return
             self.machine.refused = problem
             self.world.violation("exception", f"{self.name}: while starting: {traceback.format_exc(limit=-2)}")
 
@@ -224,6 +232,15 @@ class Process:
         role = (raft.term, raft.role)
         if role != self._role:
             self._role_changed(role)
+        vote = (raft.term, raft.voted_for)
+        if vote != self._vote:
+            self._vote = vote
+            if vote[1] not in (None, self.node_id):
+                self.world.voted(self)
+        applied = self.core.replica.machine.index
+        if applied < self._applied:
+            self.world.violation("applied", f"{self.node_id} went back from entry {self._applied} to {applied}")
+        self._applied = applied
 
     def _attach(self) -> None:
         runtime = self.runtime = self.node._runtime
@@ -267,6 +284,7 @@ class Process:
         term, number = role
         if number == LEADER:
             self.world.promise.lead(term, self.node_id)
+            self.world.leads(self)
         value = {"term": term, "role": ROLE_NAMES[number]}
         self.world.record("observer", "info", "role", node=self.node_id, value=value)
 

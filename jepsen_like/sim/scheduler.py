@@ -11,6 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 MS = 1_000_000
+INSTANT_EVENTS_MAX = 50_000  # of one instant: whoever does more lets no time pass any more
+
+
+class Spinning(Exception):  # noqa: N818 - names what happened
+    """Something does one thing after the other and never waits."""
 
 
 class Life:
@@ -69,8 +74,12 @@ class Scheduler:
         return event
 
     def run_until(self, end: int, condition: Callable[[], bool] | None = None) -> bool:
-        """Let time pass to `end`, or until `condition` holds, which is asked after every event; whether it does."""
+        """Let time pass to `end`, or until `condition` holds, which is asked after every event; whether it does.
+
+        Spinning, when time does not pass.
+        """
         heap = self._heap
+        instant, begun = -1, 0
         while heap and heap[0][0] <= end:
             when, number, event = heapq.heappop(heap)
             callback = event.callback
@@ -87,6 +96,12 @@ class Scheduler:
                 if held > when:
                     heapq.heappush(heap, (held, number, event))
                     continue
+            if when != instant:
+                instant, begun = when, self.events_done
+            elif self.events_done - begun > INSTANT_EVENTS_MAX:
+                raise Spinning(
+                    f"{INSTANT_EVENTS_MAX} events at {when}, the last is {getattr(callback, '__qualname__', callback)}"
+                )
             callback(*event.args)
             self.events_done += 1
             if life is not None:

@@ -19,17 +19,18 @@ from jepsen_like.sim.load import Load, as_told
 from jepsen_like.sim.network import Network
 from jepsen_like.sim.plan import Plan
 from jepsen_like.sim.process import Machine, Process
-from jepsen_like.sim.scheduler import MS, Scheduler
+from jepsen_like.sim.scheduler import MS, Scheduler, Spinning
 from jepsen_like.sim.watch import Promise
 from raftstore.errors import CorruptionError, RaftstoreError
 from raftstore.ownership import to_session
 from raftstore.raft.seams import LEADER
-from raftstore.types import OpId, Session
+from raftstore.types import OpId, Session, SessionState
 
 HOUSE_NS = 250 * MS  # between two looks of the supervisor
 VIOLATIONS_MAX = 20
 CHANGE_EVERY_NS = 6_000 * MS
 RESTART_MAX_MS = 2_000
+HAND_OVER_MS = 9_000  # an op may take so long while its leader dies and nothing else does
 EXPECTED_FAILURES = ("STORAGE_FAILED",)  # what a broken disk may do to a node
 
 
@@ -51,8 +52,7 @@ class World:
         self.promise = Promise(self.scheduler, self.record, self.violation)
         self.promise.one_log = not plan.is_sticky
         self.machines = {
-            node_id: Machine(self, node_id, str(plan.seed), self.rng.randint(-plan.drift_ppm, plan.drift_ppm))
-            for node_id in self.config.node_ids
+            node_id: Machine(self, node_id, str(plan.seed), self._first_drift()) for node_id in self.config.node_ids
         }
         self.machine_list = list(self.machines.values())
         for machine in self.machine_list:
@@ -62,7 +62,13 @@ class World:
         self.faults = Faults(self)
         self._restarting: dict[str, None] = {}
         self._reaches: dict[str, bool] = {}
+        self._deaf: dict[str, bool] = {}
         self._next_change = 0  # of the mapping, while the cluster settles
+
+    def _first_drift(self) -> int:
+        """A clock is often as wrong as it may be: that is where leases meet."""
+        bound = self.plan.drift_ppm
+        return self.rng.choice((-bound, bound, self.rng.randint(-bound, bound)))
 
     # --- the record ------------------------------------------------------------------------------------------
     def record(
@@ -137,6 +143,10 @@ class World:
             if self._reaches.get(one, True) != reaches:
                 self._reaches[one] = reaches
                 self.record("observer", "info", "quorum", node=one, value=reaches)
+            deaf = len(nodes) > 1 and all(self.network.is_blocked(other, one) for other in nodes if other != one)
+            if self._deaf.get(one, False) != deaf:
+                self._deaf[one] = deaf
+                self.record("observer", "info", "deaf", node=one, value=deaf)
 
     def cut_off(self) -> list[str]:
         """Nodes that can reach no majority."""
@@ -223,6 +233,16 @@ class World:
             self.record("observer", "ok", "confirmed", key=session.session_id, value=value, node=process.node_id)
         return confirmed
 
+    def leads(self, process: Process) -> None:
+        """A process has become leader."""
+        if not self.plan.is_sticky:
+            self.faults.leads(process)
+            self.load.siege.rivalry(process, process.rng)
+
+    def voted(self, process: Process) -> None:
+        """A process has voted for another."""
+        self.faults.voted(process)
+
     # --- the supervisor --------------------------------------------------------------------------------------
     def _keep_house(self) -> None:
         for machine in self.machine_list:
@@ -275,6 +295,10 @@ class World:
         logger.setLevel(logging.CRITICAL + 1)  # what nodes say in a world of faults would fill the screen
         try:
             self._run()
+        except Spinning as problem:
+            self.violation("spins", str(problem))
+            self.is_over = True
+            self._let_go()
         finally:
             logger.setLevel(level)
 
@@ -330,8 +354,43 @@ class World:
             self.violation(
                 "liveness", f"not equal {bound_ns // MS} ms later: answers from {list(answers)} {self._why_not()}"
             )
-        elif not self.violations:
+        elif not self.violations and self._hand_over():
             self._finals()
+
+    def _hand_over(self) -> bool:
+        """One more leader dies, with ops on their way to it: every one of them is decided by the next."""
+        leader = self.leader()
+        if self.plan.is_sticky or leader is None or len(self.machine_list) == 1:
+            return True
+        told: dict[str, str] = {}
+        asking = [process for process in self.serving() if process is not leader]
+        for process in asking:
+            process.loop.run(process.loop.create_task, self._ask_across(process, told))
+        self.later(
+            self.rng.randint(0, 2 * (self.plan.latency_us + self.plan.jitter_us)) * 1_000, self.kill, leader.machine
+        )
+        self.later(self.rng.randint(3, 1_500) * MS, self.start, leader.machine)
+        bound_ns = (HAND_OVER_MS + self._recovery_bound_ms()) * MS
+
+        def done() -> bool:
+            return bool(self.violations) or (len(told) == len(asking) and self._is_ready() and self._is_equal())
+
+        if not self.scheduler.run_until(self.scheduler.now + bound_ns, done):
+            self.violation(
+                "liveness", f"not ready {bound_ns // MS} ms after a leader's death: {told} {self._why_not()}"
+            )
+        unknown = [name for name, outcome in told.items() if outcome == "OutcomeUnknown"]
+        if unknown:
+            self.violation("liveness", f"{unknown} were not told what became of an op, {HAND_OVER_MS} ms after it")
+        return not self.violations
+
+    async def _ask_across(self, process: Process, told: dict[str, str]) -> None:
+        outcome = "ok"
+        try:
+            await process.node.create(f"across-{process.node_id}", timeout_ms=HAND_OVER_MS)
+        except RaftstoreError as problem:
+            outcome = type(problem).__name__
+        told[process.node_id] = outcome
 
     def _probe(self, process: Process, answers: dict[str, None]) -> None:
         async def ask() -> None:
@@ -411,6 +470,10 @@ class World:
 
     def _finals(self) -> None:
         self._check_logs()
+        self._check_held()
+        patience_ns = (self.plan.timing["op_timeout_ms"] + 1_000) * MS
+        if not self.scheduler.run_until(self.scheduler.now + patience_ns, lambda: not self.load.waiting()):
+            self.violation("liveness", f"callers were never told anything: {self.load.waiting()[:5]}")
         self.scheduler.run_until(self.scheduler.now + 200 * MS)  # the audit files are late by so much
         for process in self.serving():
             machine = process.core.replica.machine
@@ -436,6 +499,15 @@ class World:
                 if held[:2] != (command, term):
                     self.violation("log_matching", f"entry {index} differs between {held[2]} and {process.node_id}")
                     return
+
+    def _check_held(self) -> None:
+        """What a node believes to own now that all is quiet, the machine says it owns."""
+        for process in self.serving():
+            for session_id, epoch in process.runtime.owned.held():
+                record = process.core.replica.machine.sessions.get(session_id)
+                mine = (SessionState.ATTACHED, process.node_id, epoch, process.core.incarnation)
+                if record is None or (record.state, record.owner, record.epoch, record.owner_inc) != mine:
+                    self.violation("held", f"{process.node_id} believes to own {session_id}, epoch {epoch}: {record}")
 
     def _let_go(self) -> None:
         for machine in self.machine_list:

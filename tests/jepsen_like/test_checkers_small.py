@@ -110,6 +110,7 @@ def test_how_fast_the_minority_refuses_is_told() -> None:
     assert verdict.valid is True
     assert verdict.stats == {
         "answers_without_quorum": 2,
+        "deaf": 0,
         "refusal_p50_ms": 2.0,
         "refusal_p99_ms": 40.0,
         "refusal_max_ms": 40.0,

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from jepsen_like.cli import main
-from jepsen_like.sim import defects, mutants
+from jepsen_like.sim import commands_mutants, defects, mutants
+from jepsen_like.sim.commands_mutants import Hunt
 from jepsen_like.sim.run import Options, run_seed
 from raftstore.node.dispatch import Dispatcher
 
@@ -42,10 +43,30 @@ def test_bad_arguments_run_nothing(arguments: list[str]) -> None:
 
 def test_the_mutants_table_names_the_check_that_found_it() -> None:
     """A mutant that tells nobody of lost rights is found, by the check of fences."""
-    done = CliRunner().invoke(main, ["mutants", "fenced-callback-missing", "--seeds-max", "12", "--jobs", "1"])
+    done = CliRunner().invoke(main, ["mutants", "fenced-callback-missing", "--seeds", "0:20", "--jobs", "1"])
     assert done.exit_code == 0, done.output
     assert "| fenced-callback-missing |" in done.output
     assert "fenced |" in done.output
+
+
+def test_what_was_hunted_at_this_commit_is_not_hunted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its line in the file stands for it; of another commit, or of changed files, it does not."""
+    kept = tmp_path / "mutants.jsonl"
+    hunt = Hunt("version-not-raised", "abc1234", 7, 6, "versions", 1.0)
+    kept.write_text(json.dumps(hunt._asdict()) + "\n")
+    hunted: list[str] = []
+
+    def nothing(name: str, commit: str, *_: object) -> Hunt:
+        hunted.append(name)
+        return Hunt(name, commit, 2, None, "", 0.1)
+
+    monkeypatch.setattr(commands_mutants, "_hunt", nothing)
+    for commit, code in (("abc1234", 0), ("abc1235", 1), ("abc1234+", 1)):
+        monkeypatch.setattr(commands_mutants, "commit_id", lambda commit=commit: commit)
+        done = CliRunner().invoke(main, ["mutants", "version-not-raised", "--keep", str(kept)])
+        assert done.exit_code == code, done.output
+    assert hunted == ["version-not-raised"] * 2
+    assert len(kept.read_text().splitlines()) == 3
 
 
 def test_an_unknown_mutant_is_refused() -> None:

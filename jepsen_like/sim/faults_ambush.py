@@ -1,0 +1,137 @@
+"""Faults that lie in wait: they strike at the moments on which consensus rests, whenever these come.
+
+A new leader falls silent before anybody, or only some, have heard of it; a voter loses power right after its vote.
+`arm`ed by a fault of the plan, they wait for the world to tell them that the moment has come.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from jepsen_like.sim.faults_network import NetworkFaults
+from jepsen_like.sim.faults_process import KEEPS, ProcessFaults
+from jepsen_like.sim.scheduler import MS
+
+if TYPE_CHECKING:
+    from jepsen_like.sim.process import Machine, Process
+    from jepsen_like.sim.world import World
+
+COUPS_MAX = 4  # leaders in a row that fall
+TURNCOATS_MAX = 3  # voters in a row that forget
+BURST_OPS = 4
+
+
+class Ambushes(NetworkFaults, ProcessFaults):
+    """What waits for leaders and voters."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._coups = 0
+        self._turncoats = 0
+        self._rng = Random(0)  # of whoever armed last
+
+    def _coup(self, rng: Random, target: Machine) -> str | None:
+        """The next leaders fall soon after their election, one after the other; some disk may be slow meanwhile."""
+        if rng.random() < 0.5:
+            disk = target.disk
+            disk.sync_min_ns, disk.sync_max_ns = 20 * MS, rng.choice((60, 400)) * MS
+            self._until(rng, "coup", target, disk.at_usual_speed, rng.uniform(1_000, 4_000))
+        self._coups, self._rng = rng.randint(1, COUPS_MAX), rng
+        return f"{self._coups} leaders; {self._overthrow(rng)}"
+
+    def _turncoat(self, rng: Random, target: Machine) -> str | None:
+        """The next voters start anew soon after their vote, while the network is uneven."""
+        self._turncoats, self._rng = rng.randint(1, TURNCOATS_MAX), rng
+        if rng.random() < 0.5:
+            self._coups = rng.randint(1, 2)
+        links = self._slow_link(rng, target)
+        return f"{self._turncoats} voters, slow links {links}; {self._overthrow(rng)}"
+
+    def _overthrow(self, rng: Random) -> str:
+        leader = self.world.leader()
+        return "nobody leads" if leader is None else self._topple(leader.machine, rng)
+
+    def _topple(self, target: Machine, rng: Random) -> str:
+        """A leader falls silent, for about as long as it takes to elect another, or several."""
+        lasts_ms = self.world.plan.timing["election_timeout_max_ms"] * rng.uniform(0.8, 4)
+        way = rng.choice(("isolate", "isolate", "isolate", "spare", "power", "pause"))
+        if way == "power" and target.is_up:
+            target.lose_power(rng.choice(KEEPS))
+            self._until(rng, "coup", target, lambda: self.world.start(target), lasts_ms * rng.choice((0.02, 0.3, 1)))
+        elif way == "pause":
+            self._sleep(rng, "coup", target, "paused_until", lasts_ms)
+        else:
+            others = self._others(target)
+            if way == "spare":  # one still hears it
+                others.remove(rng.choice(others))
+            self._cut(rng, "coup", target, self._both_ways([target.node_id], others), lasts_ms)
+        self.world.note_reach()
+        value = {"kind": "coup", "detail": way, "nodes": [target.node_id], "effective": True}
+        self.world.record("nemesis", "info", "fault", value=value)
+        return f"{target.node_id}: {way} for {lasts_ms:.0f} ms"
+
+    def _echo(self, rng: Random, target: Machine) -> str | None:
+        """What a follower acknowledged in one term arrives at the same leader in another.
+
+        It hears nothing of the two elections in between: the leader falls with it, is fed by its successor and takes
+        over again, all within the time for which a connection lives without a word.
+        """
+        leader = self.world.leader()
+        nodes = self.world.config.node_ids
+        if leader is None or len(nodes) < 5:
+            return None
+        old = leader.machine
+        echo = rng.choice(self._others(old))
+        rest = [node for node in nodes if node not in (old.node_id, echo)]
+        apart = self.world.network.block(self._both_ways([old.node_id, echo], rest))
+        held = self.world.network.block([(echo, old.node_id)])
+        for _ in range(2 * BURST_OPS):
+            self.world.later(rng.randint(0, 60) * MS, self.world.load.siege.ask_at, old.node_id, rng)
+        election_ms = self.world.plan.timing["election_timeout_max_ms"]
+        self._until(rng, "echo", old, apart, election_ms * rng.uniform(0.8, 1.3))
+        self._until(rng, "echo", old, held, 1_700)
+        self.world.later(int(election_ms * 1.4 * MS), self._give_back, old)
+        return f"{echo} to {old.node_id}"
+
+    def _give_back(self, old: Machine) -> None:
+        """Whoever leads now hands over to the one who led before."""
+        leader = self.world.leader()
+        if leader is not None and leader.machine is not old and not self.world.is_ending:
+            self.world.steer(leader, lambda: leader.node.transfer_leadership(old.node_id))
+
+    # --- the moments -----------------------------------------------------------------------------------------
+    def leads(self, process: Process) -> None:
+        """That process has just become leader."""
+        if not self._coups or self.world.is_ending or len(self.world.machine_list) == 1:
+            return
+        self._coups -= 1
+        rng = self._rng
+        delay_ms = rng.choice((0.0, 0.2, 2.0, 10.0, 50.0)) * rng.random()
+        for _ in range(BURST_OPS):
+            self.world.later(rng.randint(0, 20) * MS, self.world.load.act, rng.getrandbits(40))
+        self.world.later(int(delay_ms * MS), self._fall, process, rng)
+
+    def _fall(self, process: Process, rng: Random) -> None:
+        if process.machine.process is process and not self.world.is_ending:
+            self._topple(process.machine, rng)
+
+    def voted(self, process: Process) -> None:
+        """That process has just voted for another."""
+        if not self._turncoats or self.world.is_ending:
+            return
+        self._turncoats -= 1
+        rng = self._rng
+        delay_ms = rng.random() * rng.choice((2, 3 * self.world.plan.sync_max_ms))
+        self.world.later(int(delay_ms * MS), self._forget, process, rng)
+
+    def _forget(self, process: Process, rng: Random) -> None:
+        machine = process.machine
+        if machine.process is not process or self.world.is_ending:
+            return
+        if rng.random() < 0.5:
+            self.world.kill(machine)
+        else:
+            machine.lose_power(rng.choice(KEEPS))
+        self._until(rng, "turncoat", machine, lambda: self.world.start(machine), rng.choice((0.1, 3.0, 15.0)))
+        self.world.note_reach()
