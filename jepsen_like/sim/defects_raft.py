@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jepsen_like.sim.defects import Mutant, attribute, patched, several
-from jepsen_like.sim.network import Network
+from jepsen_like.sim.defects import Mutant, attribute, several
 from raftstore.raft import election, outbox, progress, reads, replication, seams, snapshots
 from raftstore.raft.hardened import HardenedSyncObj
 
@@ -187,5 +186,4 @@ RAFT_MUTANTS: dict[str, Mutant] = {
     ),
     "commit-index-kept-over-restart": attribute(HardenedSyncObj, "__init__", _commits_at_start),
     "leader-without-quorum-stays": attribute(replication.Replication, "_quorum_confirmed_ns", _no_quorum_check),
-    "superseded-connection-delivers": lambda: patched(Network, "superseded_deliver", True),
 }

@@ -134,6 +134,31 @@ class Faults(Ambushes):
         details = [self._mapping(rng, machine) for machine in chosen]
         return "; ".join(detail for detail in details if detail) or None
 
+    def _relay(self, rng: Random, target: Machine) -> str | None:
+        """One change after the other, each to a single node, with a cut between two of them after each."""
+        nodes = list(self.world.config.node_ids)
+        rng.shuffle(nodes)
+        at_ms = 0.0
+        for node in (*nodes[:3], nodes[0])[: rng.randint(2, 4)]:
+            self.world.later(int(at_ms * MS), self._hand_on, node, rng)
+            at_ms += rng.choice((30, 120, 600)) * rng.uniform(0.5, 1.5)
+        return f"over {nodes[:3]}"
+
+    def _hand_on(self, node: str, rng: Random) -> None:
+        """Everything is to go to that node; soon afterwards it, or another, no longer hears somebody."""
+        process = self.world.running(node)
+        if process is None or self.world.is_ending:
+            return
+        weights = {other: int(other == node) for other in self.world.config.node_ids}
+        self.world.steer(process, lambda: process.node.change_mapping(weights))
+        one, other = rng.sample(self.world.config.node_ids, 2)
+        self.world.later(int(rng.choice((5, 20, 80)) * rng.random() * MS), self._part, one, other, rng)
+
+    def _part(self, one: str, other: str, rng: Random) -> None:
+        if not self.world.is_ending:
+            lasts_ms = rng.choice((300, 3_000)) * rng.uniform(0.5, 1.5)
+            self._cut(rng, "relay", self.world.machines[one], self._both_ways([one], [other]), lasts_ms)
+
     # --- steering --------------------------------------------------------------------------------------------
     def _drain(self, rng: Random, target: Machine) -> str | None:
         if target.process is None or target.process.core is None:

@@ -55,8 +55,10 @@ class Ambushes(NetworkFaults, ProcessFaults):
     def _topple(self, target: Machine, rng: Random) -> str:
         """A leader falls silent, for about as long as it takes to elect another, or several."""
         lasts_ms = self.world.plan.timing["election_timeout_max_ms"] * rng.uniform(0.8, 4)
-        way = rng.choice(("isolate", "isolate", "isolate", "spare", "power", "pause"))
-        if way == "power" and target.is_up:
+        way = rng.choice(("isolate", "isolate", "isolate", "mute", "spare", "power", "pause", "unsynced", "unsynced"))
+        if way == "unsynced" and target.is_up:
+            self._lose_unsynced(target, rng)
+        elif way == "power" and target.is_up:
             target.lose_power(rng.choice(KEEPS))
             self._until(rng, "coup", target, lambda: self.world.start(target), lasts_ms * rng.choice((0.02, 0.3, 1)))
         elif way == "pause":
@@ -65,11 +67,32 @@ class Ambushes(NetworkFaults, ProcessFaults):
             others = self._others(target)
             if way == "spare":  # one still hears it
                 others.remove(rng.choice(others))
-            self._cut(rng, "coup", target, self._both_ways([target.node_id], others), lasts_ms)
+            pairs = self._both_ways([target.node_id], others)
+            if way == "mute":  # it hears, and nobody hears it
+                pairs = [(target.node_id, other) for other in others]
+            self._cut(rng, "coup", target, pairs, lasts_ms)
         self.world.note_reach()
         value = {"kind": "coup", "detail": way, "nodes": [target.node_id], "effective": True}
         self.world.record("nemesis", "info", "fault", value=value)
         return f"{target.node_id}: {way} for {lasts_ms:.0f} ms"
+
+    def _lose_unsynced(self, target: Machine, rng: Random) -> None:
+        """Its disk is slow; what it has not synced is lost with its power, while somebody who had it falls silent."""
+        target.disk.sync_min_ns, target.disk.sync_max_ns = 300 * MS, 600 * MS
+        after_ms = rng.choice((20, 100, 250)) * rng.random()
+        election_ms = self.world.plan.timing["election_timeout_max_ms"]
+
+        def fall() -> None:
+            target.disk.at_usual_speed()
+            if target.is_up and not self.world.is_ending:
+                target.lose_power(0.0)
+                self._until(rng, "coup", target, lambda: self.world.start(target), rng.choice((5, 50, election_ms)))
+                other = self.world.machines[rng.choice(self._others(target))]
+                lasts_ms = election_ms * rng.uniform(1, 5)
+                self._cut(rng, "coup", other, self._both_ways([other.node_id], self._others(other)), lasts_ms)
+                self.world.note_reach()
+
+        self.world.later(int(after_ms * MS), fall)
 
     def _echo(self, rng: Random, target: Machine) -> str | None:
         """What a follower acknowledged in one term arrives at the same leader in another.

@@ -1,8 +1,9 @@
 """The peer links of one process on the simulated network: the contract of `raftstore.transport.links.PeerLinks`.
 
 Of each pair the node with the smaller id dials; the newest connection of a peer is its link, the former one is
-superseded and delivers no more; messages arrive in order; what is lost is lost with the connection; a silent peer is
-dropped. Handlers are called on the process's loop, never inside `send`, `flush` or `drop`.
+superseded and delivers no more (unless the plan lets it: nothing above may rest on that); messages arrive in order;
+what is lost is lost with the connection; a silent peer is dropped. Handlers are called on the process's loop, never
+inside `send`, `flush` or `drop`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from raftstore.transport.hello import Hello, LocalIdentity, dials
 from raftstore.transport.ports import LinkHandler, LinkLimits, PeerInfo
 
 FRAME_OVERHEAD_BYTES = 40
+BACKOFF_MAX_NS = 10_000 * MS
 CONNECTIONS_KEPT = 64  # dead ones, until they are swept
 
 
@@ -28,6 +30,7 @@ class End:
         "connection",
         "doomed",
         "heard",
+        "held_since",
         "is_open",
         "links",
         "out",
@@ -49,6 +52,7 @@ class End:
         self.out: list[bytes] = []  # of this step
         self.queued = 0  # bytes on their way
         self.waiting: list[list[bytes]] = []  # what ran into a cut
+        self.held_since = 0  # when the first of it did
 
     @property
     def other(self) -> End | None:
@@ -202,14 +206,18 @@ class SimLinks:
         if end.connection.broken:
             return
         if end.waiting or self.network.is_blocked(self.node_id, self._far(end)):
+            if not end.waiting:
+                end.held_since = self.network.scheduler.now
             end.waiting.append(batch)
             return
         self._pass_on(end, batch)
 
     def repeat(self, end: End) -> None:
-        """What ran into a cut is sent again, in order, behind what is on its way."""
+        """What ran into a cut is sent again, in order, behind what is on its way: the longer ago it was, the later."""
         network = self.network
-        end.arrival = max(end.arrival, network.scheduler.now + network.delay_ns(self.node_id, self._far(end)))
+        now = network.scheduler.now
+        again = int(network.rng.random() * min(now - end.held_since, BACKOFF_MAX_NS))  # TCP tries ever more seldom
+        end.arrival = max(end.arrival, now + again + network.delay_ns(self.node_id, self._far(end)))
         network.scheduler.at(end.arrival, self._drain, end)
 
     def _drain(self, end: End) -> None:

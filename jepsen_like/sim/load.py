@@ -95,7 +95,7 @@ class Load:
         owner = process.node.preferred_owner(known.key)
         if owner is not None and rng.random() < 0.85:
             process = self.world.running(owner) or process
-        if known.session is None:
+        if known.session is None or rng.random() < 0.05:  # a known one too: a fork begins with a second creation
             self.do(process, known, "create" if rng.random() < 0.9 else "get", rng)
             return
         kinds = ("reattach", "reattach", "reattach", "detach", "renew", "resume", "get", "get-local", "terminate")

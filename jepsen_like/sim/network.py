@@ -22,8 +22,6 @@ REPEAT_MAX_NS = 400 * MS  # TCP repeats what was lost within so long
 class Network:
     """Machines, pairs, and everything that happens to them."""
 
-    superseded_deliver = False  # whether a connection goes on delivering beside the one that took its place
-
     def __init__(self, scheduler: Scheduler, rng: Random, node_ids: Sequence[str]) -> None:
         self.scheduler = scheduler
         self.rng = rng
@@ -39,6 +37,7 @@ class Network:
         self.machines_off: dict[str, None] = {}
         self.connections: list[Connection] = []
         self.messages = 0
+        self.superseded_deliver = False  # whether a connection goes on delivering beside the one that took its place
 
     # --- what the links ask ----------------------------------------------------------------------------------
     def delay_ns(self, source: str, target: str) -> int:

@@ -24,10 +24,17 @@ PROCESS_FAULTS = (
 DISK_FAULTS = ("slow_disk", "write_error", "sync_error", "full", "flip")
 CLOCK_FAULTS = ("wall", "drift")
 STEERING = ("drain", "transfer")
-MAPPING = ("mapping", "mappings")  # of the sticky strategy alone: one change, or several that conflict
+MAPPING = ("mapping", "mappings", "relay")  # of sticky alone: a change, several that conflict, a chain
 FAULT_KINDS = (*NETWORK_FAULTS, *PROCESS_FAULTS, *DISK_FAULTS, *CLOCK_FAULTS, *STEERING, *MAPPING)
 SHARED_ONLY = ("wipe", "flip", "amnesia", "orphan", "lag", "coup", "turncoat", "echo", "gasp", *STEERING)
-STICKY_CHECKERS = ["dual_owner", "unconfirmed", "availability"]  # there is one log for each node, not one for all
+STICKY_CHECKERS = [
+    "dual_owner",
+    "unconfirmed",
+    "availability",
+    "versions",
+    "audit_chain",
+    "acknowledged",
+]  # there is one log for each node, not one for all
 OP_KINDS = (
     *("create", "reattach", "detach", "renew", "migrate", "resume", "failover", "terminate", "get", "get-local"),
     *("race", "rejoin"),
@@ -36,11 +43,11 @@ LEASE_BREAKING = ("isolate", "one_way", "pause", "power", "kill", "halves")
 OPS = 200
 FAULTS = 10
 STYLES: dict[str, tuple[int, int, tuple[str, ...]]] = {  # how often of 100 seeds, how far apart, which faults
-    "swarm": (33, 0, ()),
+    "swarm": (31, 0, ()),
     "duel": (22, 4_500, (*LEASE_BREAKING, "gasp", "churn")),
     "storm": (10, 3_000, ("power_all", "power_all", "power", "flap", "slow_disk")),
     "amnesia": (8, 6_000, ("amnesia", "amnesia", "isolate", "flap")),
-    "coup": (12, 3_000, ("coup", "coup", "turncoat", "slow_link", "echo")),
+    "coup": (14, 3_000, ("coup", "coup", "coup", "turncoat", "turncoat", "slow_link", "echo")),
     "lag": (8, 4_000, ("lag", "lag", "lag", "isolate")),
     "orphan": (7, 6_000, ("orphan", "orphan", "isolate")),
 }
@@ -67,6 +74,7 @@ class Plan:
     sessions: dict[str, int]
     snapshot_every_entries: int
     keep_entries: int
+    superseded_deliver: bool  # a connection goes on delivering beside the one that took its place
     segment_bytes: int
     entry_bytes: int  # of an entry, and of what one message appends
     drift_ppm: int  # no clock is further off than that
@@ -126,7 +134,7 @@ class Plan:
             "policy": self.policy,
             "fault_kinds": self.fault_kinds,
             "beyond_drift": self.beyond_drift,
-            **({"checkers": STICKY_CHECKERS} if self.is_sticky else {}),
+            **({"checkers": STICKY_CHECKERS, "strategy": "sticky"} if self.is_sticky else {}),
             "callers_in_process": True,
             "give_up_delay_ms": 5,
             **self.timing,
@@ -164,6 +172,8 @@ def draw(
     style = rng.choices(list(STYLES), [row[0] for row in STYLES.values()])[0]
     if size == 1 or is_sticky:
         style = "swarm"
+    if style == "coup":
+        size = rng.choice((3, 3, 5))
     _, every_ms, of_style = STYLES[style]
     is_duel = style == "duel"
     if is_duel:  # owners lose their leases again and again, and others stand ready; little else happens
@@ -184,6 +194,7 @@ def draw(
         sessions=sessions,
         snapshot_every_entries=15 if style == "lag" else rng.choice((15, 40, 120, 1_000)),
         keep_entries=rng.choice((0, 5)) if style == "lag" else rng.choice((0, 5, 30, 10_000)),
+        superseded_deliver=not is_sticky and rng.random() < 0.3,
         segment_bytes=rng.choice((32_768, 65_536)),
         entry_bytes=rng.choice((1_024, 4_096, 16_384, 16_384)),
         drift_ppm=drift * 99 // 100,

@@ -49,6 +49,7 @@ class World:
         self.network = Network(self.scheduler, Random(f"net:{plan.seed}"), self.config.node_ids)
         self.network.usual_ns = (plan.latency_us * 1_000, plan.jitter_us * 1_000)
         self.network.at_usual_speed()
+        self.network.superseded_deliver = plan.superseded_deliver
         self.promise = Promise(self.scheduler, self.record, self.violation)
         self.promise.one_log = not plan.is_sticky
         self.machines = {

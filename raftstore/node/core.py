@@ -85,7 +85,7 @@ class Core:
         self.proposals = Proposals(
             pending_ops_max=config.limits.pending_ops_max, groups_in_flight_max=GROUPS_IN_FLIGHT_MAX
         )
-        self.reads = ReadRequests()
+        self.reads = ReadRequests(incarnation)
         self.outbox = Outbox(journal, links.send)
         self.replica = Replica(
             node_id,

@@ -11,15 +11,21 @@ from collections.abc import Callable
 Waiter = Callable[[bool], None]  # True: read the replica now; False: no index could be confirmed
 
 READS_WAITING_MAX = 16_384
+COUNTER_BITS = 40  # of a number, beside bits of the incarnation: 64 in all
+INCARNATION_MASK = (1 << (64 - COUNTER_BITS)) - 1
 
 
 class ReadRequests:
-    """Reads of this node's callers that wait for their index. The node's loop is its only user."""
+    """Reads of this node's callers that wait for their index. The node's loop is its only user.
 
-    def __init__(self) -> None:
+    Numbers begin where the process's incarnation says: an answer to an earlier process of this node fits no read of
+    this one, however late it comes. Taken for one it could be too old, and the read stale.
+    """
+
+    def __init__(self, incarnation: int) -> None:
         self._fresh: list[Waiter] = []
         self._asked: dict[int, list[Waiter]] = {}
-        self._number = 0
+        self._number = (incarnation & INCARNATION_MASK) << COUNTER_BITS
         self._for_index: list[tuple[int, int, list[Waiter]]] = []
         self._count = 0
 

@@ -19,7 +19,7 @@ class Readers:
     """Readers by name, and what each was told."""
 
     def __init__(self) -> None:
-        self.it = ReadRequests()
+        self.it = ReadRequests(7)
         self.told: list[tuple[str, bool]] = []
 
     def add(self, name: str) -> None:
@@ -52,6 +52,20 @@ def test_a_read_waits_until_its_index_is_applied() -> None:
     assert readers.told == [("soon", True)]
     readers.it.applied(100)
     assert readers.told == [("soon", True), ("late", True)]
+
+
+def test_an_answer_to_a_former_process_is_no_answer() -> None:
+    """Its number fits no read of this process, however late it comes; an index of before would make the read stale."""
+    former = ReadRequests(11)
+    readers = Readers()
+    readers.add("a")
+    asked = readers.it.ask()
+    for _ in range(3):
+        readers.it.answered(former.ask(), 5, applied=5)
+    assert readers.told == []
+    readers.it.answered(asked, 5, applied=5)
+    assert readers.told == [("a", True)]
+    assert asked < 1 << 64
 
 
 def test_an_answer_counts_once_and_only_for_what_was_asked() -> None:

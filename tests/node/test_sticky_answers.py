@@ -69,6 +69,15 @@ def test_a_doubt_that_is_being_decided_is_neither_asked_again_nor_over() -> None
     assert answer["done"] and answer["doubtful"] == []
 
 
+def test_a_tombstone_that_came_back_is_in_no_doubt() -> None:
+    """It rests under the peer as its last owner: asked whether it has it, the peer would say so, and nobody would."""
+    giver, log = giver_of(away("s", B), maps_to=C)
+    log.machine.sessions["s"] = session("s", TERMINATED, owner=B, state_version=4, reason="TTL_EXPIRED")
+    giver.pulled(B, 1, [], [])
+    ((_, answer),) = log.sent
+    assert answer["doubtful"] == [] and answer["done"]
+
+
 @pytest.mark.parametrize(
     ("record", "maps_to", "peer_id", "version"),
     [

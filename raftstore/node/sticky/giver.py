@@ -240,8 +240,8 @@ class Giver:
         marks: list[tuple[str, int]] = []
         for session_id in list(islice(doubtful, BATCH_MAX)):
             record = self._log.machine.sessions.get(session_id)
-            if record is None or record.owner != peer_id:
-                del doubtful[session_id]
+            if record is None or record.owner != peer_id or not _is_away(self._log, record):
+                del doubtful[session_id]  # also where its tombstone has come back, whose owner is that very peer
             elif session_id not in self._busy:
                 marks.append((session_id, record.state_version))
         return marks
