@@ -9,7 +9,7 @@ from typing import Any
 
 from jepsen_like.sim.defects import Mutant, attribute, replaced, several
 from raftstore.node.sticky.gate import Gate
-from raftstore.node.sticky.giver import Giver, _is_away, _Step
+from raftstore.node.sticky.giver import Giver, _Step, is_away
 from raftstore.node.sticky.keeper import Sticky
 from raftstore.node.sticky.messages import BATCH_MAX
 from raftstore.node.sticky.taker import Taker
@@ -42,7 +42,7 @@ def _takes_back(original: Any) -> Any:
     """What was given to one node, and maps to another by now, is taken back without asking the one that has it."""
 
     def next_step(self: Any, record: Any, target: str) -> Any:
-        if not _is_away(self._log, record) or record.owner == target:
+        if not is_away(record, self._log.node_id) or record.owner == target:
             return original(self, record, target)
         sid, version, epoch = record.session_id, record.state_version, self._epoch()
         return _Step("reclaim", lambda seq, d: commands.reclaim(seq, d, sid, version, epoch))

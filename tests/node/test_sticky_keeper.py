@@ -189,3 +189,12 @@ def test_at_an_adoption_only_a_rival_of_the_same_epoch_ends_what_is_owned(epoch:
     assert ("s" in rig.owned) == stays
     assert rig.fenced_log == ([] if stays else [("s", 1)])
     assert not rig.core.replica.may_own("s")  # a new binding is granted in neither case
+
+
+def test_a_session_that_maps_here_again_is_not_served_before_it_is_back() -> None:
+    """It went to another node, which may have gone on with it: what stands in this log is old, for readers too."""
+    rig = KeeperRig(placement(mapping(3, A)), away("gone", B), session("here"))
+    rig.sticky.gate.set_placement(rig.log.machine.placement)
+    assert rig.sticky.refusal("here") is None
+    refusal = rig.sticky.refusal("gone")
+    assert refusal is not None and refusal.reason is Reason.MAPPING_UNSETTLED

@@ -154,7 +154,7 @@ def test_a_session_transferred_by_an_earlier_change_is_asked_about_and_taken_bac
     world.cut([B])  # nothing of it ever arrives there
     giver.change({A: 1, B: 0})
     world.run(500)
-    assert not giver.owns(SESSIONS[0]) and giver.reattach(SESSIONS[0]).reason is Reason.OWNERSHIP_CONFLICT
+    assert not giver.owns(SESSIONS[0]) and giver.reattach(SESSIONS[0]).reason is Reason.MAPPING_UNSETTLED
     world.heal()
     world.wait_settled()
     whole(world)

@@ -134,7 +134,7 @@ class Giver:
         target = self._mapping.owner(session_id)
         if target is not None and target != self._log.node_id:
             self._leaving.setdefault(target, {})[session_id] = None
-        if _is_away(self._log, record) and record.owner != target:
+        if is_away(record, self._log.node_id) and record.owner != target:
             self._doubtful.setdefault(record.owner, {})[session_id] = None
 
     def is_busy(self, session_id: str) -> bool:
@@ -166,7 +166,7 @@ class Giver:
         """That node was declared lost, and with it what had been transferred to it: who knows what became of it."""
         for session_id in list(self._doubtful.get(peer_id, ())):
             record = self._log.machine.sessions.get(session_id)
-            if record is not None and _is_away(self._log, record) and record.owner == peer_id:
+            if record is not None and is_away(record, self._log.node_id) and record.owner == peer_id:
                 self._forget(session_id, record.state_version, peer_id)
 
     def _answer(self, peer_id: str) -> None:
@@ -240,7 +240,7 @@ class Giver:
         marks: list[tuple[str, int]] = []
         for session_id in list(islice(doubtful, BATCH_MAX)):
             record = self._log.machine.sessions.get(session_id)
-            if record is None or record.owner != peer_id or not _is_away(self._log, record):
+            if record is None or record.owner != peer_id or not is_away(record, self._log.node_id):
                 del doubtful[session_id]  # also where its tombstone has come back, whose owner is that very peer
             elif session_id not in self._busy:
                 marks.append((session_id, record.state_version))
@@ -280,7 +280,7 @@ class Giver:
 
     def _next_step(self, record: SessionRecord, target: str) -> _Step | None:
         sid, version, here = record.session_id, record.state_version, self._log.node_id
-        if record.state == SessionState.TERMINATED or _is_away(self._log, record):
+        if record.state == SessionState.TERMINATED or is_away(record, self._log.node_id):
             return None
         if record.state != SessionState.FROZEN:
             return _Step("freeze", lambda seq, d: freeze(seq, d, sid, version, "MAPPING", target), gives_up=True)
@@ -325,6 +325,6 @@ class Giver:
         self._log.submit(kind, session_id, build, answered)
 
 
-def _is_away(log: Log, record: SessionRecord) -> bool:
-    """Whether the session was given to another machine."""
-    return record.owner != log.node_id and record.state == SessionState.FROZEN and record.transferred
+def is_away(record: SessionRecord, node_id: str) -> bool:
+    """Whether the session was given from that node to another machine."""
+    return record.owner != node_id and record.state == SessionState.FROZEN and record.transferred

@@ -21,7 +21,7 @@ from raftstore.node.replica import MAPPING_MISMATCH
 from raftstore.node.sticky import messages
 from raftstore.node.sticky.change import founding, next_mapping
 from raftstore.node.sticky.gate import Gate, Refusal, to_mapping
-from raftstore.node.sticky.giver import Build, Giver
+from raftstore.node.sticky.giver import Build, Giver, is_away
 from raftstore.node.sticky.taker import Taker
 from raftstore.node.sticky.view import sticky_status
 from raftstore.ownership import Machine, MappedNode, MappingRecord, Placement, adopt, close, settle
@@ -392,7 +392,11 @@ class Sticky:
                 Reason.MAPPING_UNSETTLED, f"{self.node_id} has not read its own log to the end yet: try again"
             )
         self._notice()  # the log may hold a mapping that no tick has seen yet, above all after a start
-        return self.gate.refusal(session_id, self.machine.sessions, self.peers)
+        refusal = self.gate.refusal(session_id, self.machine.sessions, self.peers)
+        record = self.machine.sessions.get(session_id)
+        if refusal is None and record is not None and is_away(record, self.node_id):
+            return self.gate.unsettled()  # it maps here again and has not come back: what stands here is old
+        return refusal
 
     def why_not_ready(self) -> Unavailable | None:
         """Why nothing at all can be served: no mapping, or none that was ever settled here."""
