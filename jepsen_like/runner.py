@@ -75,6 +75,7 @@ class Run:
     phase: str = "starting"
     recorder: Recorder | None = None
     nemeses: schedule.Nemeses | None = None
+    is_unavailable: bool = False  # faults were asked for, and this machine can do none of them
 
     async def run(self) -> dict[str, Any]:
         """To the verdict. asyncio.CancelledError when interrupted, after everything is cleaned up."""
@@ -99,17 +100,27 @@ class Run:
     def _judged(self, cluster_dir: Path) -> dict[str, Any]:
         self.phase = "checking"
         self.say("checking the history")
-        results = store.judge(self.directory, [Verdict(not self.problems, "run", self.problems, self._told())])
+        results = store.judge(self.directory, [self._own_verdict()])
         with_data = results["valid"] is not True
         store.keep_files(cluster_dir, self.directory, self.plan.node_ids, with_data=with_data)
         self.say("drawing the report")
         write_report(self.directory)
         return results
 
+    def _own_verdict(self) -> Verdict:
+        if self.is_unavailable and not self.problems:
+            return Verdict("unknown", "run", ["nothing was run: none of the faults asked for is available"])
+        return Verdict(not self.problems, "run", self.problems, self._told())
+
     def _told(self) -> dict[str, Any]:
         if self.nemeses is None or self.recorder is None:
             return {}
-        return {"faults": self.nemeses.done, "left_out": self.nemeses.left_out, "events": self.recorder.counts}
+        return {
+            "faults": self.nemeses.done,
+            "left_out": self.nemeses.left_out,
+            "rebuilt": self.nemeses.rebuilt,
+            "events": self.recorder.counts,
+        }
 
     async def _on_hosts(self, cluster_dir: Path) -> None:
         plan = self.plan
@@ -122,7 +133,9 @@ class Run:
             offered = self._offered(cluster)
             lanes = schedule.plan(offered, plan.node_ids, plan.seed, plan.time_limit_s)
             self._write_test(cluster, lanes)
-            await self._with_load(cluster, workload, lanes)
+            self.is_unavailable = bool(plan.nemeses) and not offered
+            if not self.is_unavailable:
+                await self._with_load(cluster, workload, lanes)
         except ClusterError as problem:
             self.problems.append(str(problem))
             self._write_test(cluster, [])

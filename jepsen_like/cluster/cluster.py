@@ -31,6 +31,8 @@ POLL_S = 0.05
 RUN_S, HALT_S = 0.02, 0.08  # of a starving process: a fifth of a processor
 CALL_TIMEOUT_S = 4.0
 LOG_SHOWN_CHARS = 1_500
+REFUSAL_CHARS = 600
+REFUSAL = "move the data directory aside"  # what a node says that will not start on damaged files
 
 
 class ClusterError(Exception):
@@ -56,6 +58,10 @@ class Cluster:
         self.is_sticky = program.parameters().get("strategy") == "sticky"  # a log of its own for every node
         self.may_end: set[str] = set()  # nodes whose disk has failed: they stop for good, as they should
         self.ended: list[str] = []  # processes that ended and were not told to
+        self.damaged: set[str] = set()  # nodes whose files were damaged: each may refuse to start, now or later
+        self.refused: dict[str, str] = {}  # those that did, since they were last started, with what they said
+        self.rebuilding: set[str] = set()  # those that were emptied for it, until they serve
+        self.on_rebuild: Callable[[str, str, str], None] = lambda f, node, why: None  # f: "fault" when emptied, "heal"
         self.disks: PowerDisks | None = None
         self.without_power: set[str] = set()
         self.changing: set[str] = set()  # nodes that one nemesis has taken for itself
@@ -121,6 +127,7 @@ class Cluster:
         if self.is_running(node) or node in self.without_power:
             return
         self.note_ends()
+        self.refused.pop(node, None)
         shim = self.shims.get(node)
         environment = python_environment() | ({} if shim is None else shim.environment())
         self._children[node] = Child(
@@ -137,8 +144,13 @@ class Cluster:
             if child.is_running:
                 continue
             del self._children[node]
-            if not child.is_told_to_end and node not in self.may_end:
-                self.ended.append(f"{node} ended with status {child.status}: {self.log_end(node)[-300:]}")
+            if child.is_told_to_end:
+                continue
+            said = self.log_end(node)[-REFUSAL_CHARS:]
+            if node in self.damaged and REFUSAL in said:
+                self.refused[node] = said
+            elif node not in self.may_end:
+                self.ended.append(f"{node} ended with status {child.status}: {said}")
 
     def kill(self, node: str) -> None:
         """kill -9: no goodbye, nothing flushed."""
@@ -199,8 +211,31 @@ class Cluster:
         """The disk of a node that does not run is lost."""
         if self.is_running(node):
             raise ClusterError(f"{node} runs: its disk is not taken from under it")
+        self.note_ends()
         self.lost_disks.add(node)
+        self.damaged.discard(node)
+        self.refused.pop(node, None)
         shutil.rmtree(self.data_dir(node), ignore_errors=True)
+
+    def refuses(self, node: str) -> str | None:
+        """What a node with damaged files said when it ended by itself; None when it runs, or somebody ended it."""
+        self.note_ends()
+        return self.refused.get(node)
+
+    def rebuild(self, node: str) -> None:
+        """What an operator does with a node that refuses its files: an empty disk, and a new process."""
+        why = self.refused[node]
+        self.wipe(node)
+        self.rebuilding.add(node)
+        self.on_rebuild("fault", node, why)
+        self.start(node)
+
+    def note_serving(self, node: str) -> None:
+        """The node serves: what was lost with its disk is replaced."""
+        self.lost_disks.discard(node)
+        if node in self.rebuilding:
+            self.rebuilding.discard(node)
+            self.on_rebuild("heal", node, "")
 
     def log_end(self, node: str) -> str:
         path = self.directory / f"{node}.log"
@@ -273,7 +308,7 @@ class Cluster:
                 while goes_on():
                     status = await self.status(node)
                     if status is not None and status.get("ready"):
-                        self.lost_disks.discard(node)
+                        self.note_serving(node)
                         break
                     if not self.is_running(node):
                         raise ClusterError(f"{node} ended:\n{self.log_end(node)}")

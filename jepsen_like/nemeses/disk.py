@@ -1,8 +1,9 @@
 """Disks: failing and slow while the node runs, damaged while it does not.
 
 A node may end when its disk fails; it is started again when the disk works. A node whose files were damaged refuses to
-start, or it finds the damage harmless; where it refuses, its disk is emptied and it comes back as a new one. Only one
-disk at a time is damaged or wiped: what a majority has on disk is what the cluster promises to keep.
+start, or it finds the damage harmless, perhaps until a later start. Where it refuses, it is rebuilt: its disk is
+emptied and it comes back as a new one, at once or when the faults are healed, and the history tells. Only one disk at a
+time is damaged or wiped: what a majority has on disk is what the cluster promises to keep.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from jepsen_like.nemeses.fault import Detail, Done, NotNow, minority, named, one
 
 ERRORS = {"write-eio": ("writes", "EIO"), "full": ("writes", "ENOSPC"), "sync-eio": ("syncs", "EIO")}
 DAMAGES = ("flip", "truncate")
-START_LOOK_S = 4.0  # a node that finds its files damaged has ended by then
+START_LOOK_S = 6.0  # a node that finds its files damaged has ended by then, on a machine that is not too busy
 END_LOOK_S = 0.5  # from a failed write to the end of the process
 POLL_S = 0.1
 DAMAGED_BYTES_MIN = 8_192  # a file with less is spared
@@ -76,23 +77,20 @@ class Disk:
             what = damage(cluster.data_dir(node), detail["form"], detail["file"], detail["place"])
             if what is None:
                 raise NotNow(f"{node} has no file yet that could be damaged")
-            cluster.lost_disks.add(node)
+            cluster.damaged.add(node)
+            cluster.lost_disks.add(node)  # until it serves
             cluster.start(node)
-            for _ in range(int(START_LOOK_S / POLL_S)):
-                await asyncio.sleep(POLL_S)
-                if not cluster.is_running(node):
-                    break
-            refused = not cluster.is_running(node)
+            await judged_its_files(cluster, node)
+            refused = cluster.refuses(node) is not None
             if refused:
-                cluster.wipe(node)
-            else:
-                cluster.lost_disks.discard(node)  # it judged what is there to be whole, and is held to that
+                cluster.rebuild(node)
         finally:
             cluster.changing.discard(node)
         return Done([node], {"form": detail["form"], "file": what, "refused_to_start": refused})
 
     async def stop(self, cluster: Cluster, detail: Detail) -> None:
         await self.heal(cluster)
+        await rebuild_refusing(cluster)
         await back(cluster)
 
     async def heal(self, cluster: Cluster) -> None:
@@ -107,15 +105,37 @@ class Disk:
         cluster.may_end -= ailing
 
 
-async def back(cluster: Cluster) -> None:
+async def judged_its_files(cluster: Cluster, node: str) -> None:
+    """Returns when a node that was started answers, or has ended, or took too long for either."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(START_LOOK_S):
+            while cluster.is_running(node) and await cluster.status(node) is None:  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(POLL_S)
+
+
+async def rebuild_refusing(cluster: Cluster) -> None:
+    """Rebuild every node that refuses its damaged files, one after the other: each waits until the one before is back.
+
+    A node that refuses while another one's disk is lost for longer than `back` waits stays down until the next time.
+    """
+    for node in sorted(cluster.damaged - cluster.changing - cluster.without_power):
+        await judged_its_files(cluster, node)
+        if cluster.refuses(node) is None:
+            continue
+        await back(cluster, besides=node)
+        if cluster.lost_disks <= {node} and cluster.refuses(node) is not None:
+            cluster.rebuild(node)
+
+
+async def back(cluster: Cluster, besides: str | None = None) -> None:
     """Wait a while for nodes that lost their disks; one that is not back keeps others from losing theirs."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(BACK_WAIT_S):
-            while cluster.lost_disks:
+            while cluster.lost_disks - {besides}:
                 for node in sorted(cluster.lost_disks):
                     status = await cluster.status(node)
                     if status is not None and status["ready"]:
-                        cluster.lost_disks.discard(node)
+                        cluster.note_serving(node)
                 await asyncio.sleep(POLL_S)
 
 

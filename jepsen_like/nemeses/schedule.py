@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 from jepsen_like.cluster.cluster import Cluster
 from jepsen_like.nemeses.clock import Clock
-from jepsen_like.nemeses.disk import Disk
+from jepsen_like.nemeses.disk import BACK_WAIT_S, Disk, rebuild_refusing
 from jepsen_like.nemeses.fault import Detail, Nemesis, NotNow
 from jepsen_like.nemeses.kill import Kill
 from jepsen_like.nemeses.leader import Leader
 from jepsen_like.nemeses.mapping import Mapping as MappingChanges
+from jepsen_like.nemeses.member import Member
 from jepsen_like.nemeses.packet import Packet
 from jepsen_like.nemeses.partition import Partition
 from jepsen_like.nemeses.pause import Pause
@@ -37,6 +38,7 @@ NEMESES: dict[str, Nemesis] = {
         Wipe(),
         Power(),
         MappingChanges(),
+        Member(),
     )
 }
 ALL = "all"
@@ -47,6 +49,7 @@ CALM_S = (1.0, 4.0)  # between two faults of a lane
 FAULT_S = (1.0, 6.0)  # some shorter than a lease, some longer
 CALM_AT_END_S = 2.0
 HEAL_WAIT_S = 30.0
+REBUILD_WAIT_S = 3 * BACK_WAIT_S
 
 Tell = Callable[[str, dict[str, Any]], None]
 
@@ -112,6 +115,8 @@ class Nemeses:
         self.current: dict[str, str] = {}
         self.done: dict[str, int] = {}
         self.left_out: dict[str, int] = {}
+        self.rebuilt: list[str] = []
+        cluster.on_rebuild = self._rebuild
 
     async def run(self) -> None:
         """All lanes to their end. Whoever cancels it calls `heal` afterwards."""
@@ -145,6 +150,12 @@ class Nemeses:
         finally:
             self.current.pop(kind, None)
 
+    def _rebuild(self, f: str, node: str, why: str) -> None:
+        """A node refused its damaged files and begins anew, or has begun."""
+        if f == "fault":
+            self.rebuilt.append(node)
+        self._say(f, "rebuild", True, [node], {"refused": why} if why else {})
+
     def _say(self, f: str, kind: str, effective: bool, nodes: Sequence[str], detail: Mapping[str, Any]) -> None:
         value = {"kind": kind, "effective": effective, "nodes": list(nodes), "detail": dict(detail)}
         self._tell(f, value)
@@ -154,12 +165,14 @@ class Nemeses:
         self._cluster.changing.clear()
         self._tell("heal", {"kind": ALL, "effective": False, "nodes": [], "detail": {}})
         problems = []
-        for nemesis in NEMESES.values():
+        steps = [(name, HEAL_WAIT_S, nemesis.heal) for name, nemesis in NEMESES.items()]
+        steps.append(("rebuild", REBUILD_WAIT_S, rebuild_refusing))  # last: who refuses is seen once all are started
+        for name, wait_s, step in steps:
             try:
-                async with asyncio.timeout(HEAL_WAIT_S):
-                    await nemesis.heal(self._cluster)
+                async with asyncio.timeout(wait_s):
+                    await step(self._cluster)
             except Exception as problem:  # told below, after every family had its turn
-                problems.append(f"{nemesis.name}: {problem!r}")
+                problems.append(f"{name}: {problem!r}")
         self._tell("heal", {"kind": ALL, "effective": True, "nodes": [], "detail": {"problems": problems}})
         if problems:
             raise RuntimeError("; ".join(problems))

@@ -48,6 +48,8 @@ class Nothing:
 
     def __init__(self) -> None:
         self.changing = {"n1"}
+        self.damaged: set[str] = set()
+        self.without_power: set[str] = set()
 
 
 def carried_out(monkeypatch: pytest.MonkeyPatch, fakes: Sequence[Fake], *, heals: bool = False) -> list[Any]:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from jepsen_like.cli import main
-from jepsen_like.commands_test import BAD_ARGUMENTS, FAIL, PASS, UNKNOWN, parse_concurrency, replay, show
+from jepsen_like.commands_test import (
+    BAD_ARGUMENTS,
+    CRASH,
+    FAIL,
+    PASS,
+    UNAVAILABLE,
+    UNKNOWN,
+    _worst,
+    parse_concurrency,
+    replay,
+    show,
+)
 from jepsen_like.runner import Plan
 
 
@@ -75,3 +87,30 @@ def test_the_verdict_is_the_exit_status(
     assert show(results, tmp_path) == status
     shown = capsys.readouterr().out
     assert ("problem 4" in shown and "and 4 more" in shown) == bool(errors)
+
+
+def test_a_nemesis_that_cannot_be_had_is_told_and_is_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`member` alone: nothing is run and nothing is known; in a sweep it is named as unavailable."""
+    with tempfile.TemporaryDirectory(prefix="jl", dir="/tmp") as short:
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        options = ["--hosts", "loopback", "--nodes", "1", "--store", str(tmp_path)]
+        alone = CliRunner().invoke(main, ["test", "--nemesis", "member", *options])
+        swept = CliRunner().invoke(main, ["test-all", "--workloads", "lease", "--nemeses", "member", *options])
+    assert alone.exit_code == UNKNOWN and "unavailable: member: " in alone.output
+    assert "none of the faults asked for is available" in alone.output
+    assert swept.exit_code == UNKNOWN and "unavailable lease-member" in swept.output
+
+
+@pytest.mark.parametrize(
+    ("statuses", "worst"),
+    [
+        ([PASS, UNAVAILABLE, PASS], PASS),
+        ([UNAVAILABLE], UNKNOWN),
+        ([UNKNOWN, UNAVAILABLE, PASS], UNKNOWN),
+        ([FAIL, UNKNOWN, PASS], FAIL),
+        ([PASS, CRASH], CRASH),
+    ],
+)
+def test_the_worst_of_a_sweep_counts(statuses: list[int], worst: int) -> None:
+    """What could not be run does not count, unless there was nothing else."""
+    assert _worst(statuses) == worst
