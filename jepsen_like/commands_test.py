@@ -30,6 +30,8 @@ from jepsen_like.workloads.catalogue import WORKLOADS
 
 PASS, FAIL, UNKNOWN, BAD_ARGUMENTS, CRASH = 0, 1, 2, 254, 255
 UNAVAILABLE = -1  # no run, for want of its faults: unknown where it was asked for by name, left out of a sweep
+INTERRUPTED = -2  # unknown, and the end of a sweep
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ERRORS_SHOWN = 5  # of each checker
 REENTERED = "JEPSEN_LIKE_REENTERED"
 
@@ -71,7 +73,7 @@ def test_command(**given: Any) -> None:
     """Run one workload on real processes while nemeses break things, then check what happened."""
     _enter_namespace(given["hosts"])
     status = _run(_plan(**given))
-    sys.exit(UNKNOWN if status == UNAVAILABLE else status)
+    sys.exit(UNKNOWN if status in (UNAVAILABLE, INTERRUPTED) else status)
 
 
 @click.command("test-all")
@@ -89,7 +91,7 @@ def test_all_command(workloads: str, nemeses: str, **given: Any) -> None:
     for number, plan in enumerate(plans, start=1):
         click.echo(f"--- {number} of {len(plans)}: {plan.name}")
         statuses.append((_run(plan), plan.name))
-        if statuses[-1][0] == CRASH:
+        if statuses[-1][0] in (CRASH, INTERRUPTED):
             break
     click.echo("--- summary")
     for status, name in statuses:
@@ -99,7 +101,8 @@ def test_all_command(workloads: str, nemeses: str, **given: Any) -> None:
 
 def _worst(statuses: Sequence[int]) -> int:
     """That of a sweep. Where nothing at all could be run, nothing is known."""
-    found = [status for status in statuses if status != UNAVAILABLE]
+    found = [status for status in statuses if status not in (UNAVAILABLE, INTERRUPTED)]
+    found += [UNKNOWN for status in statuses if status == INTERRUPTED]
     return max(found, key=(PASS, UNKNOWN, FAIL, CRASH).index, default=UNKNOWN)
 
 
@@ -166,7 +169,7 @@ def _run(plan: Plan) -> int:
         results = asyncio.run(_with_progress(run))
     except (KeyboardInterrupt, asyncio.CancelledError):
         click.echo("interrupted: healed and cleaned up; no verdict")
-        return UNKNOWN
+        return INTERRUPTED
     except NetworkError as problem:
         click.echo(f"jepsen_like: {problem}", err=True)
         return CRASH
@@ -178,9 +181,8 @@ def _run(plan: Plan) -> int:
 
 
 async def _with_progress(run: Run) -> dict[str, Any]:
-    loop = asyncio.get_running_loop()
     work = asyncio.ensure_future(run.run())
-    loop.add_signal_handler(signal.SIGTERM, work.cancel)
+    _cancel_when_interrupted(work)
     is_terminal = sys.stderr.isatty()
 
     def say(line: str) -> None:
@@ -195,6 +197,21 @@ async def _with_progress(run: Run) -> dict[str, Any]:
             await progress
 
 
+def _cancel_when_interrupted(work: asyncio.Future[Any]) -> None:
+    """By the first signal. More of them do not disturb the cleaning up, whoever is in a hurry."""
+    is_told = False
+
+    def interrupted() -> None:
+        nonlocal is_told
+        if not is_told:
+            is_told = True
+            click.echo("interrupted: cleaning up")
+            work.cancel()
+
+    for number in INTERRUPTS:
+        asyncio.get_running_loop().add_signal_handler(number, interrupted)
+
+
 def replay(plan: Plan) -> str:
     """The command line that orders the same run."""
     known = dataclasses.asdict(plan)
@@ -206,7 +223,7 @@ def replay(plan: Plan) -> str:
     return shlex.join(words)
 
 
-_WORDS = {PASS: "PASS", FAIL: "FAIL", UNKNOWN: "UNKNOWN", UNAVAILABLE: "unavailable"}
+_WORDS = {PASS: "PASS", FAIL: "FAIL", UNKNOWN: "UNKNOWN", UNAVAILABLE: "unavailable", INTERRUPTED: "interrupted"}
 
 
 def show(results: dict[str, Any], directory: Path) -> int:

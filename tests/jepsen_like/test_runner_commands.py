@@ -14,6 +14,7 @@ from jepsen_like.commands_test import (
     BAD_ARGUMENTS,
     CRASH,
     FAIL,
+    INTERRUPTED,
     PASS,
     UNAVAILABLE,
     UNKNOWN,
@@ -109,6 +110,8 @@ def test_a_nemesis_that_cannot_be_had_is_told_and_is_no_pass(tmp_path: Path, mon
         ([UNKNOWN, UNAVAILABLE, PASS], UNKNOWN),
         ([FAIL, UNKNOWN, PASS], FAIL),
         ([PASS, CRASH], CRASH),
+        ([PASS, INTERRUPTED], UNKNOWN),
+        ([FAIL, INTERRUPTED], FAIL),
     ],
 )
 def test_the_worst_of_a_sweep_counts(statuses: list[int], worst: int) -> None:
