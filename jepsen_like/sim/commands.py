@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from jepsen_like.report import write_report
 from jepsen_like.sim.mutants import MUTANTS
 from jepsen_like.sim.run import Options, Result, plan_of, run_plan, run_seeds
 from jepsen_like.sim.shrink import describe, shrink
@@ -97,8 +98,9 @@ def _tell(result: Result, options: Options, shrinks: bool, store: str | None) ->
     plan = plan_of(result.seed, options)
     if store is not None:
         directory = Path(store) / f"sim-{result.seed}"
-        run_plan(plan, options._replace(store=str(directory)))
-        click.echo(f"  kept in {directory}")
+        run_plan(plan, options._replace(store=str(directory), replay=replay_line(result.seed, options)))
+        write_report(directory)
+        click.echo(f"  kept in {directory}, to be read from {directory / 'index.html'}")
     if shrinks:
         checker = result.found[0][0]
         smaller = shrink(plan, lambda tried: any(name == checker for name, _ in run_plan(tried, options).found))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jepsen_like.sim.faults_network import NetworkFaults
 from jepsen_like.sim.faults_process import KEEPS, ProcessFaults
 from jepsen_like.sim.scheduler import MS
+from raftstore.raft.seams import LEADER
 
 if TYPE_CHECKING:
     from jepsen_like.sim.process import Machine, Process
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 COUPS_MAX = 4  # leaders in a row that fall
 TURNCOATS_MAX = 3  # voters in a row that forget
 BURST_OPS = 4
+GIVE_BACK_TRIES = 12
 
 
 class Ambushes(NetworkFaults, ProcessFaults):
@@ -30,6 +32,7 @@ class Ambushes(NetworkFaults, ProcessFaults):
         self._coups = 0
         self._turncoats = 0
         self._rng = Random(0)  # of whoever armed last
+        self._returning: tuple[Machine, int] | None = None  # who is to lead again, and the fault that hinders it
 
     def _coup(self, rng: Random, target: Machine) -> str | None:
         """The next leaders fall soon after their election, one after the other; some disk may be slow meanwhile."""
@@ -101,31 +104,49 @@ class Ambushes(NetworkFaults, ProcessFaults):
         over again, all within the time for which a connection lives without a word.
         """
         leader = self.world.leader()
-        nodes = self.world.config.node_ids
-        if leader is None or len(nodes) < 5:
+        if leader is None or len(self.world.config.node_ids) < 5:
             return None
         old = leader.machine
         echo = rng.choice(self._others(old))
-        rest = [node for node in nodes if node not in (old.node_id, echo)]
-        apart = self.world.network.block(self._both_ways([old.node_id, echo], rest))
-        held = self.world.network.block([(echo, old.node_id)])
-        for _ in range(2 * BURST_OPS):
-            self.world.later(rng.randint(0, 60) * MS, self.world.load.siege.ask_at, old.node_id, rng)
+        rest = [node for node in self._others(old) if node != echo]
         election_ms = self.world.plan.timing["election_timeout_max_ms"]
-        self._until(rng, "echo", old, apart, election_ms * rng.uniform(0.8, 1.3))
-        self._until(rng, "echo", old, held, 1_700)
-        self.world.later(int(election_ms * 1.4 * MS), self._give_back, old)
+        self._until(rng, "echo", old, self.world.network.block([(echo, old.node_id)]), 1.6 * election_ms + 150)
+        for _ in range(4 * BURST_OPS):
+            self.world.later(rng.randint(0, 40) * MS, self.world.load.siege.ask_at, old.node_id, rng)
+        self._cut(rng, "echo", old, self._both_ways([old.node_id, echo], rest), 1.5 * election_ms)
+        self._returning = old, self._count
         return f"{echo} to {old.node_id}"
 
-    def _give_back(self, old: Machine) -> None:
-        """Whoever leads now hands over to the one who led before."""
-        leader = self.world.leader()
-        if leader is not None and leader.machine is not old and not self.world.is_ending:
+    def _give_back(self, leader: Process, old: Machine, tries: int) -> None:
+        """The new leader hands over to the one who led before, as soon as that has what it has."""
+        if tries and leader.machine.process is leader and not self.world.is_ending and leader.core.raft.role == LEADER:
             self.world.steer(leader, lambda: leader.node.transfer_leadership(old.node_id))
+            self.world.later(15 * MS, self._give_back, leader, old, tries - 1)
+
+    def _founding(self, rng: Random, target: Machine) -> str | None:
+        """Whoever owns the cluster's very first session is cut off before its first lease is over."""
+        wait_ms = self.world.plan.timing["lease_ttl_ms"] * rng.uniform(0, 0.4)
+
+        def owned(node_id: str) -> None:
+            self.world.later(int(wait_ms * MS), self._cut_founder, self.world.machines[node_id], rng)
+
+        self.world.load.siege.found(rng, owned)
+        return f"{wait_ms:.0f} ms after the first creation"
+
+    def _cut_founder(self, owner: Machine, rng: Random) -> None:
+        if not self.world.is_ending:
+            lasts_ms = 3 * self.world.plan.timing["lease_ttl_ms"]
+            self._cut(rng, "founding", owner, self._both_ways([owner.node_id], self._others(owner)), lasts_ms)
+            self.world.note_reach()
+            self.world.load.siege.besiege(owner.node_id, rng)
 
     # --- the moments -----------------------------------------------------------------------------------------
     def leads(self, process: Process) -> None:
         """That process has just become leader."""
+        returning, self._returning = self._returning, None
+        if returning is not None and returning[0] is not process.machine:
+            self._over(returning[1], "echo", returning[0])
+            self._give_back(process, returning[0], GIVE_BACK_TRIES)
         if not self._coups or self.world.is_ending or len(self.world.machine_list) == 1:
             return
         self._coups -= 1

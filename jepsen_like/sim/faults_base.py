@@ -35,17 +35,18 @@ class FaultBase:
         self._count += 1
         number = self._count
         lasts_ms = self._duration(rng) if ms is None else ms
-
-        def over() -> None:
-            if self.ends.pop(number, None) is not None:
-                end()
-                self.world.note_reach()
-                value = {"kind": kind, "detail": "", "nodes": [target.node_id], "effective": True}
-                self.world.record("nemesis", "info", "heal", value=value)
-
         self.ends[number] = end
-        self.world.later(int(lasts_ms * MS), over)
+        self.world.later(int(lasts_ms * MS), self._over, number, kind, target)
         return f"{lasts_ms:.0f} ms"
+
+    def _over(self, number: int, kind: str, target: Machine) -> None:
+        """That fault ends now, if it has not ended before."""
+        end = self.ends.pop(number, None)
+        if end is not None:
+            end()
+            self.world.note_reach()
+            value = {"kind": kind, "detail": "", "nodes": [target.node_id], "effective": True}
+            self.world.record("nemesis", "info", "heal", value=value)
 
     def _duration(self, rng: Random) -> float:
         """A moment, an election, or longer than a lease."""

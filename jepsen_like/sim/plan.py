@@ -151,12 +151,13 @@ def draw(
     is_sticky = workload == "sticky"
     size = rng.choice((2, 3, 3, 4, 5)) if is_sticky else rng.choice((1, 3, 3, 3, 3, 5))
     election = rng.choice((200, 300, 500))
+    is_founding = size > 1 and not is_sticky and rng.random() < 0.15
     drift = rng.choice((200, 10_000, 10_000, 50_000))
     timing = {
         "election_timeout_min_ms": election,
         "election_timeout_max_ms": 2 * election,
         "heartbeat_interval_ms": election // 3,
-        "lease_ttl_ms": rng.choice((4 * election, 5 * election, 8 * election)),
+        "lease_ttl_ms": election * rng.choice((8, 12) if is_founding else (4, 5, 8)),
         "max_clock_drift_ppm": drift,
         "op_timeout_ms": rng.choice((500, 1_000, 2_000)),
         "loop_stall_max_ms": rng.choice((300, 1_000)),
@@ -184,6 +185,9 @@ def draw(
         faults = _one_by_one(rng, of_style, limit, every_ms)
     else:
         faults = _moments(rng, kinds, int(FAULTS * share), 2_000, limit)
+    if is_founding:  # something befalls the very first owner, and nothing else happens meanwhile
+        founding = Moment(rng.randint(200, 600), "founding", rng.getrandbits(40))
+        faults = (founding, *(fault for fault in faults if fault.at_ms > 2 * timing["lease_ttl_ms"]))
     return Plan(
         seed=seed,
         size=size,

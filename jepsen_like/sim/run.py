@@ -6,7 +6,6 @@ Judged twice: by the world while it runs (two owners, bounds, log matching, live
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import time
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jepsen_like import history, store
 from jepsen_like.checkers.compose import check_all
+from jepsen_like.history import Verdict
 from jepsen_like.sim.mutants import MUTANTS
 from jepsen_like.sim.plan import Plan, draw
 from jepsen_like.sim.world import World
@@ -29,6 +30,7 @@ class Options(NamedTuple):
     mutant: str | None = None
     beyond_drift: bool = False
     store: str | None = None
+    replay: str = ""  # the line that runs the seed alike, for its report
 
 
 class Result(NamedTuple):
@@ -91,7 +93,7 @@ def run_plan(plan: Plan, options: Options = Options()) -> Result:  # noqa: B008 
     }
     result = Result(plan.seed, valid, tuple(found), world.digest(), stats)
     if options.store:
-        save(Path(options.store), plan, world, result, verdicts)
+        save(Path(options.store), world, result, options.replay)
     return result
 
 
@@ -125,19 +127,13 @@ class _Work:
         return run_seed(seed, self._options)
 
 
-def save(directory: Path, plan: Plan, world: World, result: Result, verdicts: dict[str, Any]) -> None:
-    """What a real run leaves too: the history, the verdict, the parameters."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "history.jsonl").open("w") as file:
-        for event in world.history:
-            file.write(json.dumps(event) + "\n")
-    body = {
-        "valid": result.valid,
-        "seed": plan.seed,
-        "digest": result.digest,
-        "found": result.found,
-        "stats": result.stats,
-        "checkers": verdicts,
-        "test": plan.test(),
-    }
-    (directory / "results.json").write_text(json.dumps(body, indent=2) + "\n")
+def save(directory: Path, world: World, result: Result, replay: str) -> None:
+    """What a real run leaves too: history, parameters, last states, the verdict with the line that does it again."""
+    (directory / "final").mkdir(parents=True, exist_ok=True)
+    history.write(directory / "history.jsonl", world.history)
+    store.write_json(directory / "test.json", {**world.plan.test(), "replay": replay})
+    for node, final in world.finals().items():
+        store.write_json(directory / "final" / f"{node}.json", final)
+    errors = [f"{name}: {detail}" for name, detail in result.found]
+    own = Verdict(not world.violations, "run", errors, {**result.stats, "digest": result.digest})
+    store.judge(directory, [own])

@@ -6,6 +6,7 @@ caller may ask, and what is told goes into the history like everything else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ RIVALRY_OPS_MAX = 12  # writes under a new leader while an old one still reigns
 FILLER_SLOT = 1_000  # sessions that only fill the log have slots from here on
 FILLERS = 32
 LATE_OPS = 5
+FOUND_TRIES_MAX = 100  # for the first session of a cluster
+FOUND_AGAIN_MS = 30
 SHORT_TTL_MS = 4_500  # sessions that end within a run
 
 
@@ -57,6 +60,21 @@ class Siege:
         elif known.session.state is not SessionState.ATTACHED:
             frozen = known.session.state is SessionState.FROZEN
             self.load.do(process, known, "resume" if frozen else "reattach", rng)
+
+    def found(self, rng: Random, then: Callable[[str], None], tries: int = FOUND_TRIES_MAX) -> None:
+        """Ask for the first session of all until there is one; `then` is told its owner."""
+        process = self.load.any_node(rng)
+
+        def told(kind: str, reason: str | None) -> None:
+            if kind == "ok" and process is not None:
+                then(process.node_id)
+            elif tries:
+                self.world.later(FOUND_AGAIN_MS * MS, self.found, rng, then, tries - 1)
+
+        if process is None:
+            told("fail", None)
+        else:
+            self.load.do(process, self.load.known[0], "create", rng, then=told)
 
     def _owned_by(self, node_id: str) -> list[Known]:
         return [known for known in self.load.known if known.session is not None and known.session.owner == node_id]

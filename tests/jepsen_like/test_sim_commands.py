@@ -30,9 +30,13 @@ def test_a_seed_that_fails_exits_with_1_and_says_how_to_repeat_it(tmp_path: Path
     assert done.exit_code == 1, done.output
     line = next(line for line in done.output.splitlines() if "python -m jepsen_like sim --seed" in line)
     assert "--mutant commit-by-a-minority" in line
-    results = json.loads(next(tmp_path.glob("sim-*/results.json")).read_text())
+    run = next(tmp_path.glob("sim-*"))
+    results = json.loads((run / "results.json").read_text())
     assert results["valid"] is False
-    assert results["found"]
+    assert results["checkers"]["run"]["errors"]
+    assert line.strip() in (run / "index.html").read_text()
+    again = CliRunner().invoke(main, ["analyze", str(run)])
+    assert again.exit_code == 1, again.output
 
 
 @pytest.mark.parametrize("arguments", [["--seeds", "5"], ["--seeds", "5:5"], ["--seed", "1", "--seeds", "1:2"]])
