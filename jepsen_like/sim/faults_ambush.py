@@ -100,8 +100,8 @@ class Ambushes(NetworkFaults, ProcessFaults):
     def _echo(self, rng: Random, target: Machine) -> str | None:
         """What a follower acknowledged in one term arrives at the same leader in another.
 
-        It hears nothing of the two elections in between: the leader falls with it, is fed by its successor and takes
-        over again, all within the time for which a connection lives without a word.
+        It hears nothing of what comes in between: the leader falls with it, is fed by its successor and takes over
+        again, all within the time for which a connection lives without a word.
         """
         leader = self.world.leader()
         if leader is None or len(self.world.config.node_ids) < 5:
@@ -113,8 +113,10 @@ class Ambushes(NetworkFaults, ProcessFaults):
         self._until(rng, "echo", old, self.world.network.block([(echo, old.node_id)]), 1.6 * election_ms + 150)
         for _ in range(4 * BURST_OPS):
             self.world.later(rng.randint(0, 40) * MS, self.world.load.siege.ask_at, old.node_id, rng)
-        self._cut(rng, "echo", old, self._both_ways([old.node_id, echo], rest), 1.5 * election_ms)
+        self._cut(rng, "echo", old, self._both_ways([old.node_id], rest), 1.5 * election_ms)
         self._returning = old, self._count
+        deaf = [(other, echo) for other in self.world.config.node_ids if other != echo]
+        self.world.later(80 * MS, self._cut, rng, "echo", self.world.machines[echo], deaf, 1_750 - 80)
         return f"{echo} to {old.node_id}"
 
     def _give_back(self, leader: Process, old: Machine, tries: int) -> None:

@@ -169,7 +169,7 @@ class World:
         return not any(machine.is_damaged or machine.forgets for machine in self.machine_list)
 
     # --- what faults do --------------------------------------------------------------------------------------
-    def later(self, delay_ns: int, callback: Callable[..., None], *args: Any) -> None:
+    def later(self, delay_ns: int, callback: Callable[..., object], *args: Any) -> None:
         self.scheduler.at(self.scheduler.now + delay_ns, callback, *args)
 
     def start(self, machine: Machine) -> None:
@@ -257,6 +257,7 @@ class World:
                     machine.forgets = False  # what it knows now it has from the others
                 self._check_bounds(process)
                 process.check_fences()
+        self._check_counted()
         if not self.is_over:
             self.later(HOUSE_NS, self._keep_house)
 
@@ -275,6 +276,22 @@ class World:
         if isinstance(machine.refused, CorruptionError) and machine.is_damaged:
             machine.wipe()  # as the message says: a new disk, and the others bring everything back
         self.start(machine)
+
+    def _check_counted(self) -> None:
+        """What a leader counts on a follower for, that follower's process has in its log."""
+        leader = None if self.plan.is_sticky else self.leader()
+        if leader is None:
+            return
+        for peer, held in leader.core.raft._progress.items():
+            process = self.machines[peer].process
+            if process is None or process.core is None or not held.votes or not held.match:
+                continue
+            if leader.core.courier._peers.get(peer, (-1, 0))[0] != process.core.incarnation:
+                continue  # that process has not been heard of yet
+            theirs, ours = process.core.journal.term_at(held.match), leader.core.journal.term_at(held.match)
+            if held.match > process.core.journal.last_index or (None not in (theirs, ours) and theirs != ours):
+                detail = f"{leader.node_id} counts entry {held.match} of term {ours} at {peer}, which has {theirs}"
+                self.violation("counted", detail)
 
     def _check_bounds(self, process: Process) -> None:
         core, limits = process.core, self.config.limits
