@@ -81,12 +81,19 @@ def test_command(**given: Any) -> None:
 @click.option("--nemeses", default="each,all", show_default=True, help="Names; each: one by one; all: together.")
 @_options
 def test_all_command(workloads: str, nemeses: str, **given: Any) -> None:
-    """Sweep workloads and nemeses, one run after the other; the worst verdict counts."""
+    """Sweep workloads and nemeses, one run after the other; the worst verdict counts.
+
+    With --seed each run takes the next seed, so that no two have the same faults at the same times.
+    """
     _enter_namespace(given["hosts"])
     wanted = list(WORKLOADS) if workloads == "all" else workloads.split(",")
     faults = [fault for name in nemeses.split(",") for fault in (schedule.NEMESES if name == "each" else [name])]
     pairs = [(workload, fault) for workload in wanted for fault in faults if _makes_sense(workload, fault)]
-    plans = [_plan(workload=workload, nemesis=fault, **given) for workload, fault in pairs]
+    first = given.pop("seed")
+    seeds = [None if first is None else first + number for number in range(len(pairs))]
+    plans = [
+        _plan(workload=w, nemesis=fault, seed=seed, **given) for (w, fault), seed in zip(pairs, seeds, strict=True)
+    ]
     statuses = []
     for number, plan in enumerate(plans, start=1):
         click.echo(f"--- {number} of {len(plans)}: {plan.name}")

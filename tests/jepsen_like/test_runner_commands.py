@@ -94,12 +94,13 @@ def test_a_nemesis_that_cannot_be_had_is_told_and_is_no_pass(tmp_path: Path, mon
     """`member` alone: nothing is run and nothing is known; in a sweep it is named as unavailable."""
     with tempfile.TemporaryDirectory(prefix="jl", dir="/tmp") as short:
         monkeypatch.setattr(tempfile, "tempdir", short)
-        options = ["--hosts", "loopback", "--nodes", "1", "--store", str(tmp_path)]
+        options = ["--hosts", "loopback", "--nodes", "1", "--seed", "5", "--store", str(tmp_path)]
         alone = CliRunner().invoke(main, ["test", "--nemesis", "member", *options])
-        swept = CliRunner().invoke(main, ["test-all", "--workloads", "lease", "--nemeses", "member", *options])
+        swept = CliRunner().invoke(main, ["test-all", "--workloads", "lease", "--nemeses", "member,member", *options])
     assert alone.exit_code == UNKNOWN and "unavailable: member: " in alone.output
     assert "none of the faults asked for is available" in alone.output
     assert swept.exit_code == UNKNOWN and "unavailable lease-member" in swept.output
+    assert "--seed 5 " in swept.output and "--seed 6 " in swept.output  # each run of a sweep has its own
 
 
 @pytest.mark.parametrize(
