@@ -170,6 +170,46 @@ int pthread_cond_clockwait(pthread_cond_t *cond, pthread_mutex_t *mutex, clockid
   return real(cond, mutex, id, led_back(id, until, &room));
 }
 
+/* Condition variables have a clock of their own, told when they are made. CPython hands its interpreter lock from thread
+ * to thread by some that go by CLOCK_MONOTONIC. */
+#define MONOTONIC_MAX 256 /* remembered; one beyond would be taken to go by CLOCK_REALTIME */
+static pthread_cond_t *_Atomic monotonic[MONOTONIC_MAX];
+
+static void *newest(const char *name) {
+  void *found = dlvsym(RTLD_NEXT, name, "GLIBC_2.3.2"); /* x86-64 has an older one too */
+  return found ? found : dlsym(RTLD_NEXT, name);
+}
+
+static void remember(pthread_cond_t *cond, int is_monotonic) {
+  int known = -1;
+  for (int i = 0; i < MONOTONIC_MAX; i++)
+    if (monotonic[i] == cond) known = i;
+  if (known >= 0 && !is_monotonic) monotonic[known] = NULL;
+  for (int i = 0; known < 0 && is_monotonic && i < MONOTONIC_MAX; i++) {
+    pthread_cond_t *nobody = NULL;
+    if (atomic_compare_exchange_strong(&monotonic[i], &nobody, cond)) known = i;
+  }
+}
+
+int pthread_cond_init(pthread_cond_t *cond, const pthread_condattr_t *attributes) {
+  static int (*real)(pthread_cond_t *, const pthread_condattr_t *);
+  if (!real) real = newest("pthread_cond_init");
+  clockid_t id = CLOCK_REALTIME;
+  if (attributes) pthread_condattr_getclock(attributes, &id);
+  remember(cond, id == CLOCK_MONOTONIC);
+  return real(cond, attributes);
+}
+
+int pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *mutex, const struct timespec *until) {
+  static int (*real)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
+  if (!real) real = newest("pthread_cond_timedwait");
+  clockid_t id = CLOCK_REALTIME;
+  for (int i = 0; i < MONOTONIC_MAX && id == CLOCK_REALTIME; i++)
+    if (monotonic[i] == cond) id = CLOCK_MONOTONIC;
+  struct timespec room;
+  return real(cond, mutex, led_back(id, until, &room));
+}
+
 /* -- disk -------------------------------------------------------------------------------------------------------- */
 
 static int below(int fd) {

@@ -25,6 +25,21 @@ time.sleep(0.5)
 ended = now()
 print(json.dumps({name: (ended[name] - began[name]) / 1e9 for name in began} | {"wall": time.time()}))
 """
+TURNS = """
+import json, threading, time
+COARSE = 6
+def busy():
+    while not over:
+        sum(range(1000))
+over = False
+time.sleep(1.0)  # long enough for the clocks to be far apart
+threading.Thread(target=busy).start()
+began = time.clock_gettime(COARSE)
+for _ in range(5):
+    time.sleep(0)  # gives the interpreter lock away, and has to wait for it
+print(json.dumps(time.clock_gettime(COARSE) - began))
+over = True
+"""
 DISK = """
 import errno, json, os, sys, time
 told = {}
@@ -122,3 +137,12 @@ def test_a_rate_beyond_reason_is_refused(shim: Shim) -> None:
     """A clock that stands still or runs backwards is no rate."""
     with pytest.raises(ValueError, match="rate"):
         shim.run_at(-1_000_000)
+
+
+@pytest.mark.parametrize("rate_ppm", [400_000, -400_000])
+def test_threads_take_turns_as_soon_as_ever(rate_ppm: int, shim: Shim) -> None:
+    """Deadlines of the interpreter lock come from a clock that lies; who waits for it does not wait longer for that."""
+    shim.run_at(rate_ppm)
+    environment = {**os.environ, **shim.environment()}
+    done = subprocess.run([sys.executable, "-c", TURNS], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) < 1.0  # five turns of 5 ms; with the difference, 0.4 s more each
