@@ -7,8 +7,9 @@ import contextlib
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from jepsen_like.cluster.programs import Raftstore
 from jepsen_like.cluster.stock_cluster import StockCaller, StockCluster, StockProgram
 from jepsen_like.history import Verdict
 from jepsen_like.recorder import Recorder
-from jepsen_like.workloads.base import Caller, Op, Outcome
+from jepsen_like.workloads.base import Caller, Op
 from jepsen_like.workloads.raftstore_caller import RaftstoreCaller
 
 NODES = ["n1", "n2", "n3"]
@@ -44,12 +45,21 @@ async def opened(cluster: Cluster, caller: Caller) -> AsyncIterator[None]:
         await cluster.close()
 
 
-async def done(caller: Caller, node: str, op: Op) -> Outcome:
-    """Tried until it succeeds: who takes over must first notice that the owner is gone."""
+async def asked(cluster: Cluster, caller: Caller, nodes: Sequence[str], op: Op, *, leads: bool) -> Mapping[str, Any]:
+    """The session once one of the nodes owns it, by this op or by an earlier try that was not heard of.
+
+    `leads`: asks only who leads. A stock node notices a silent peer when it sends to it, and followers do not.
+    """
     deadline = time.monotonic() + TAKEOVER_WAIT_S
-    while (outcome := await caller.call(node, op)).type != "ok":
-        assert time.monotonic() < deadline, outcome
-    return outcome
+    while time.monotonic() < deadline:
+        for node in nodes:
+            if leads and (await cluster.status(node) or {}).get("role") != "leader":
+                continue
+            outcome = await caller.call(node, op)
+            session = outcome.value if outcome.type == "ok" else (outcome.value or {}).get("session")
+            if session is not None and session["owner"] in nodes:
+                return dict(session)
+    raise AssertionError(f"{op.f}: nobody of {nodes}")
 
 
 async def cut_off_owner(cluster: Cluster, caller: Caller, recorder: Recorder) -> None:
@@ -57,7 +67,7 @@ async def cut_off_owner(cluster: Cluster, caller: Caller, recorder: Recorder) ->
 
     Stock nodes dial those with lower addresses, and a proxy takes every call: the owner is one whom nobody dials.
     """
-    owner, other, _ = sorted(NODES, key=cluster.hosts.peer, reverse=True)
+    owner, *others = sorted(NODES, key=cluster.hosts.peer, reverse=True)
 
     async def ask(node: str) -> None:
         asked_ns = recorder.now_ns()
@@ -66,12 +76,13 @@ async def cut_off_owner(cluster: Cluster, caller: Caller, recorder: Recorder) ->
             value = {"owns": True, "epoch": epoch, "asked": asked_ns}
             recorder.event("dataplane", "owns", value, kind="ok", key="s", node=node)
 
-    created = await done(caller, owner, Op("create", "s", {"binding": "t1"}))
+    create = Op("create", "s", {"binding": "t1"})
+    created = await asked(cluster, caller, [owner], create, leads=False)
     await ask(owner)
     await cluster.cut([pair for node in NODES if node != owner for pair in ((owner, node), (node, owner))])
-    arguments = {"expected_version": created.value["state_version"], "binding": "t2"}
-    await done(caller, other, Op("failover", "s", arguments))
-    await ask(other)
+    arguments = {"expected_version": created["state_version"], "binding": "t2"}
+    taken = await asked(cluster, caller, others, Op("failover", "s", arguments), leads=True)
+    await ask(taken["owner"])
     await ask(owner)
 
 
