@@ -7,7 +7,7 @@ A new leader falls silent before anybody, or only some, have heard of it; a vote
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jepsen_like.sim.faults_network import NetworkFaults
 from jepsen_like.sim.faults_process import KEEPS, ProcessFaults
@@ -24,6 +24,14 @@ BURST_OPS = 4
 GIVE_BACK_TRIES = 12
 
 
+class _Eight(NamedTuple):
+    """How far figure 8 of the Raft paper has come."""
+
+    first: Machine  # it has entries of its first term that nobody else has
+    cut: int  # number of the fault that must end next
+    second: Machine | None = None  # it has an entry of the term in between that nobody else has
+
+
 class Ambushes(NetworkFaults, ProcessFaults):
     """What waits for leaders and voters."""
 
@@ -32,6 +40,7 @@ class Ambushes(NetworkFaults, ProcessFaults):
         self._coups = 0
         self._turncoats = 0
         self._rng = Random(0)  # of whoever armed last
+        self._eight: _Eight | None = None
         self._returning: tuple[Machine, int] | None = None  # who is to lead again, and the fault that hinders it
 
     def _coup(self, rng: Random, target: Machine) -> str | None:
@@ -125,6 +134,50 @@ class Ambushes(NetworkFaults, ProcessFaults):
             self.world.steer(leader, lambda: leader.node.transfer_leadership(old.node_id))
             self.world.later(15 * MS, self._give_back, leader, old, tries - 1)
 
+    def _figure8(self, rng: Random, target: Machine) -> str | None:
+        """Raft paper, figure 8, with three nodes: what counts as committed must not be of a former term.
+
+        A leader is heard by nobody while ops come to it. Its successor falls silent at once. The first leads again, and
+        loses power when the third has all it has, but before its own entry of the new term is on its disk. Then the
+        second comes back, whose last term is newer.
+        """
+        leader = self.world.leader()
+        if leader is None or len(self.world.config.node_ids) != 3:
+            return None
+        first = leader.machine
+        for _ in range(BURST_OPS):
+            self.world.later(rng.randint(0, 30) * MS, self.world.load.siege.ask_at, first.node_id, rng)
+        election_ms = self.world.plan.timing["election_timeout_max_ms"]
+        self._cut(rng, "figure8", first, [(first.node_id, other) for other in self._others(first)], 4 * election_ms)
+        self._eight = _Eight(first, self._count)
+        return f"{first.node_id} speaks to nobody"
+
+    def _go_on_with_eight(self, led_by: Machine) -> None:
+        """There is a new leader: does the figure go on with it?"""
+        eight, self._eight = self._eight, None
+        if eight is None:
+            return
+        rng, election_ms = self._rng, self.world.plan.timing["election_timeout_max_ms"]
+        if eight.second is None and led_by is not eight.first:
+            self._cut(rng, "figure8", led_by, self._both_ways([led_by.node_id], self._others(led_by)), 8 * election_ms)
+            self._over(eight.cut, "figure8", eight.first)
+            self._eight = _Eight(eight.first, self._count, led_by)
+        elif eight.second is not None and led_by is eight.first:
+            led_by.disk.sync_min_ns, led_by.disk.sync_max_ns = 400 * MS, 600 * MS
+            self.world.later(int(rng.uniform(15, 150) * MS), self._end_eight, eight, rng)
+
+    def _end_eight(self, eight: _Eight, rng: Random) -> None:
+        first, second = eight.first, eight.second
+        if self.world.is_ending or second is None or not first.is_up:
+            return
+        first.disk.at_usual_speed()
+        first.lose_power(0.0)
+        self._until(rng, "figure8", first, lambda: self.world.start(first), rng.choice((5, 50)))
+        third = next(machine for machine in self.world.machine_list if machine not in (first, second))
+        lasts_ms = self.world.plan.timing["election_timeout_max_ms"] * rng.uniform(3, 6)
+        self._cut(rng, "figure8", third, self._both_ways([third.node_id], self._others(third)), lasts_ms)
+        self._over(eight.cut, "figure8", second)
+
     def _founding(self, rng: Random, target: Machine) -> str | None:
         """Whoever owns the cluster's very first session is cut off before its first lease is over."""
         wait_ms = self.world.plan.timing["lease_ttl_ms"] * rng.uniform(0, 0.4)
@@ -145,6 +198,7 @@ class Ambushes(NetworkFaults, ProcessFaults):
     # --- the moments -----------------------------------------------------------------------------------------
     def leads(self, process: Process) -> None:
         """That process has just become leader."""
+        self._go_on_with_eight(process.machine)
         returning, self._returning = self._returning, None
         if returning is not None and returning[0] is not process.machine:
             self._over(returning[1], "echo", returning[0])

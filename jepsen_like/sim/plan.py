@@ -19,14 +19,14 @@ NETWORK_FAULTS = (
 )
 PROCESS_FAULTS = (
     *("kill", "power", "pause", "stall", "kill_all", "power_all", "restart", "wipe", "amnesia", "flap"),
-    *("orphan", "lag", "coup", "turncoat", "echo"),
+    *("orphan", "lag", "coup", "turncoat", "echo", "figure8"),
 )
 DISK_FAULTS = ("slow_disk", "write_error", "sync_error", "full", "flip")
 CLOCK_FAULTS = ("wall", "drift")
 STEERING = ("drain", "transfer")
 MAPPING = ("mapping", "mappings", "relay")  # of sticky alone: a change, several that conflict, a chain
 FAULT_KINDS = (*NETWORK_FAULTS, *PROCESS_FAULTS, *DISK_FAULTS, *CLOCK_FAULTS, *STEERING, *MAPPING)
-SHARED_ONLY = ("wipe", "flip", "amnesia", "orphan", "lag", "coup", "turncoat", "echo", "gasp", *STEERING)
+SHARED_ONLY = ("wipe", "flip", "amnesia", "orphan", "lag", "coup", "turncoat", "echo", "figure8", "gasp", *STEERING)
 STICKY_CHECKERS = [
     "dual_owner",
     "unconfirmed",
@@ -47,7 +47,7 @@ STYLES: dict[str, tuple[int, int, tuple[str, ...]]] = {  # how often of 100 seed
     "duel": (22, 4_500, (*LEASE_BREAKING, "gasp", "churn")),
     "storm": (10, 3_000, ("power_all", "power_all", "power", "flap", "slow_disk")),
     "amnesia": (8, 6_000, ("amnesia", "amnesia", "isolate", "flap")),
-    "coup": (14, 3_000, ("coup", "coup", "coup", "turncoat", "turncoat", "slow_link", "echo")),
+    "coup": (14, 3_000, ("coup", "coup", "coup", "turncoat", "turncoat", "slow_link", "echo", "figure8", "figure8")),
     "lag": (8, 4_000, ("lag", "lag", "lag", "isolate")),
     "orphan": (7, 6_000, ("orphan", "orphan", "isolate")),
 }
