@@ -26,6 +26,7 @@ CLOCK_FAULTS = ("wall", "drift")
 STEERING = ("drain", "transfer")
 MAPPING = ("mapping", "mappings", "relay")  # of sticky alone: a change, several that conflict, a chain
 FAULT_KINDS = (*NETWORK_FAULTS, *PROCESS_FAULTS, *DISK_FAULTS, *CLOCK_FAULTS, *STEERING, *MAPPING)
+FOUNDING = "founding"  # before anything else, where the plan says so
 SHARED_ONLY = ("wipe", "flip", "amnesia", "orphan", "lag", "coup", "turncoat", "echo", "figure8", "gasp", *STEERING)
 STICKY_CHECKERS = [
     "dual_owner",
@@ -186,7 +187,7 @@ def draw(
     else:
         faults = _moments(rng, kinds, int(FAULTS * share), 2_000, limit)
     if is_founding:  # something befalls the very first owner, and nothing else happens meanwhile
-        founding = Moment(rng.randint(200, 600), "founding", rng.getrandbits(40))
+        founding = Moment(rng.randint(200, 600), FOUNDING, rng.getrandbits(40))
         faults = (founding, *(fault for fault in faults if fault.at_ms > 2 * timing["lease_ttl_ms"]))
     return Plan(
         seed=seed,

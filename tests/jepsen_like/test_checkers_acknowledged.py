@@ -51,6 +51,21 @@ def test_an_acknowledged_op_that_is_nowhere_is_found(either: Run) -> None:
     assert any(error.startswith(f"renew of {answer['key']}") and "acknowledged" in error for error in errors)
 
 
+@pytest.mark.parametrize("outcome", ["committed", "rejected", "unavailable", "unknown"])
+def test_what_a_node_says_of_an_op_later_must_be_so(outcome: str) -> None:
+    """Asked for one that stands in the log, and for one that does not."""
+    run = reference.run(23, ops=300, know_ids=True)
+    _, place = acknowledged_place(run)
+    there = trail.op_id(run.finals["n1"]["events"][place])
+    for one_id, is_there in ((there, True), ("n1:0000000000000000:99", False)):
+        said = {"type": "info", "process": "observer", "f": "outcome", "node": "n1", "key": None}
+        value = {"op_id": one_id, "outcome": outcome}
+        last = run.history[-1]
+        history = [*run.history, said | {"value": value, "time": last["time"], "index": len(run.history)}]
+        verdict = acknowledged.check(history, TEST, run.finals)
+        assert verdict.valid is (outcome == "unknown" or is_there == (outcome == "committed"))
+
+
 def test_an_acknowledged_op_that_happened_twice_is_found(either: Run) -> None:
     """A retry must not count."""
     _, place = acknowledged_place(either)

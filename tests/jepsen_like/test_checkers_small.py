@@ -103,6 +103,24 @@ def test_a_node_without_majority_serves_nothing_beyond_its_lease(events: list[Ev
     assert quorumless.check(numbered(lost(1_000), *events), TEST).valid is valid
 
 
+@pytest.mark.parametrize(
+    ("asked_ms", "kind", "more", "valid"),
+    [
+        (9_000, "info", {"error": "DEADLINE_PASSED"}, False),
+        (9_000, "fail", {"error": "NO_QUORUM"}, True),
+        (9_000, "info", {"error": "CALLER_LEFT"}, True),  # who leaves is told nothing
+        (2_000, "info", {"error": "DEADLINE_PASSED"}, True),  # it could not know yet
+    ],
+)
+def test_a_deaf_node_leaves_nobody_in_doubt(asked_ms: int, kind: str, more: dict[str, Any], valid: bool) -> None:
+    """It hears nobody from one second on: after two elections' time it knows, and what it takes then it refuses."""
+    deaf = at(1_000, "info", "deaf", node="n1", value=True)
+    history = numbered(deaf, *op(asked_ms, asked_ms + 400, kind, 1, value={"reason": more["error"]}, **more))
+    assert quorumless.check(history, TEST).valid is valid
+    healed = at(8_500, "info", "deaf", node="n1", value=False)
+    assert quorumless.check(numbered(healed, *history), TEST).valid is True
+
+
 def test_how_fast_the_minority_refuses_is_told() -> None:
     """A figure always, a verdict where the test asks for one."""
     history = numbered(lost(0), *op(5_000, 5_002, "fail", 1), *op(6_000, 6_040, "fail", 2), *op(1, 900, "fail", 3))

@@ -30,7 +30,7 @@ def test_a_seed_that_fails_exits_with_1_and_says_how_to_repeat_it(tmp_path: Path
     assert done.exit_code == 1, done.output
     line = next(line for line in done.output.splitlines() if "python -m jepsen_like sim --seed" in line)
     assert "--mutant commit-by-a-minority" in line
-    run = next(tmp_path.glob("sim-*"))
+    run = tmp_path / f"sim-{line.split()[5]}"
     results = json.loads((run / "results.json").read_text())
     assert results["valid"] is False
     assert results["checkers"]["run"]["errors"]

@@ -27,20 +27,16 @@ def test_a_defect_of_the_sticky_strategy_is_looked_for_in_its_workload() -> None
     assert elsewhere.digest == run_seed(0, Options(time_limit_s=6)).digest
 
 
-def found_in(seeds: range, options: Options) -> list[str]:
-    """Which checks found something in the first of the seeds in which any did."""
-    for seed in seeds:
-        result = run_seed(seed, options)
-        if result.valid is False:
-            return [check for check, _ in result.found]
-    return []
+def found_in(seeds: range, options: Options) -> set[str]:
+    """Which checks found something in these seeds."""
+    return {check for seed in seeds for check, _ in run_seed(seed, options).found}
 
 
 def test_a_session_that_is_handed_over_unfrozen_has_two_owners() -> None:
     """The simulator finds it with the first seeds."""
-    assert "dual_owner" in found_in(range(1, 6), Options(workload="sticky", mutant="sticky-hands-over-unfrozen"))
+    assert "dual_owner" in found_in(range(3, 6), Options(workload="sticky", mutant="sticky-hands-over-unfrozen"))
 
 
 def test_a_log_cleared_at_a_restart_is_noticed() -> None:
     """What was acknowledged behind the newest snapshot is missing."""
-    assert found_in(range(12), Options(mutant="snapshot-clears-the-log"))
+    assert found_in(range(12), Options(mutant="snapshot-clears-the-log", time_limit_s=30))

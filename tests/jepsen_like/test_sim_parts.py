@@ -13,8 +13,8 @@ from jepsen_like.sim.clock import SimClock
 from jepsen_like.sim.disk import SimDisk
 from jepsen_like.sim.loop import SimLoop
 from jepsen_like.sim.network import Network
-from jepsen_like.sim.plan import FAULT_KINDS, draw
-from jepsen_like.sim.scheduler import MS, Life, Scheduler
+from jepsen_like.sim.plan import FAULT_KINDS, FOUNDING, draw
+from jepsen_like.sim.scheduler import MS, Life, Scheduler, Spinning
 from jepsen_like.sim.shrink import shrink
 from jepsen_like.sim.watch import Held, Promise, Tracker
 
@@ -40,6 +40,18 @@ def test_a_loop_runs_coroutines_on_virtual_time() -> None:
     scheduler.run_until(4_000 * 1_000 * MS)
     assert seen == [("early", 1), ("late", 3600)]
     assert errors == []
+
+
+def test_who_never_waits_is_stopped() -> None:
+    """A process that does one thing after the other at one instant would let no time pass any more."""
+    scheduler, loop, _ = make_loop()
+
+    def again() -> None:
+        loop.call_soon(again)
+
+    again()
+    with pytest.raises(Spinning, match="events at"):
+        scheduler.run_until(MS)
 
 
 def test_a_wait_ends_at_its_timeout() -> None:
@@ -242,7 +254,7 @@ def test_the_watched_list_notes_every_change() -> None:
 def test_plans_use_every_kind_of_fault() -> None:
     """Over some seeds nothing is left out, and no seed has everything."""
     kinds = [set(draw(seed, workload=workload).fault_kinds) for seed in range(120) for workload in ("mix", "sticky")]
-    assert set().union(*kinds) == set(FAULT_KINDS)
+    assert set().union(*kinds) == {*FAULT_KINDS, FOUNDING}
     assert all(len(some) < len(FAULT_KINDS) for some in kinds)
 
 
