@@ -22,6 +22,7 @@ SIEGE_OPS_MAX = 90  # failovers that one siege tries
 CLOSE_OPS_MAX = 30  # of one that comes at the moment itself
 LOOKS_MAX = 80  # for the moment at which a lease lapses
 LOOK_AGAIN_MS = 40
+EARLY_READS = 4  # of a new leader
 RIVALRY_OPS_MAX = 12  # writes under a new leader while an old one still reigns
 FILLER_SLOT = 1_000  # sessions that only fill the log have slots from here on
 FILLERS = 32
@@ -137,7 +138,12 @@ class Siege:
 
     # --- two leaders -----------------------------------------------------------------------------------------
     def rivalry(self, leader: Process, rng: Random) -> None:
-        """There is a new leader. While an old one still reigns, write under the one and read under the other."""
+        """There is a new leader. Read under it at once; while an old one still reigns, write under the new, read there.
+
+        What was acknowledged before must be seen, however little the new leader knows of what is committed.
+        """
+        for _ in range(EARLY_READS):
+            self.world.later(int(rng.uniform(0, 30) * MS), self._read_early, leader, rng.choice(self.load.known), rng)
         key_owners = [
             (known, owner)
             for known in self.load.known
@@ -146,6 +152,12 @@ class Siege:
         if key_owners and self._old_leaders(leader):
             known, owner = rng.choice(key_owners)
             self._contend(leader, owner, known, rng, RIVALRY_OPS_MAX)
+
+    def _read_early(self, leader: Process, known: Known, rng: Random) -> None:
+        """At somebody who follows it: what it has applied itself is all there, but its followers ask it."""
+        following = [p for p in self.world.serving() if p.core.raft.leader_id == leader.node_id]
+        if following and not self.world.is_ending:
+            self.load.do(rng.choice(following), known, "get", rng)
 
     def _old_leaders(self, leader: Process) -> list[Process]:
         running = [machine.process for machine in self.world.machine_list if machine.process is not None]

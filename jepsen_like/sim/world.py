@@ -384,10 +384,9 @@ class World:
         asking = [process for process in self.serving() if process is not leader]
         for process in asking:
             process.loop.run(process.loop.create_task, self._ask_across(process, told))
-        self.later(
-            self.rng.randint(0, 2 * (self.plan.latency_us + self.plan.jitter_us)) * 1_000, self.kill, leader.machine
-        )
-        self.later(self.rng.randint(3, 1_500) * MS, self.start, leader.machine)
+        dies_ns = self.rng.randint(0, 2 * (self.plan.latency_us + self.plan.jitter_us)) * 1_000
+        self.later(dies_ns, self.kill, leader.machine)
+        self.later(dies_ns + self.rng.randint(1, 1_500) * MS, self.start, leader.machine)
         bound_ns = (HAND_OVER_MS + self._recovery_bound_ms()) * MS
 
         def done() -> bool:
