@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from jepsen_like.bench.command import bench_command
 from jepsen_like.commands_serve import serve_command
 from jepsen_like.commands_test import analyze_command, test_all_command, test_command
 from jepsen_like.sim.commands import sim
@@ -43,6 +44,7 @@ def main(context: click.Context) -> None:
 
     `sim` runs whole clusters in one process on virtual time, `mutants` shows that the checkers notice known
     defects. `test` injects faults into real processes, `test-all` sweeps them, `analyze` judges an old run again.
+    `bench` measures speed beside others'.
     Exit status: 0 passed, 1 failed, 2 unknown, 254 bad arguments, 255 crashed.
     """
     if context.invoked_subcommand is None:
@@ -55,3 +57,4 @@ main.add_command(test_command)
 main.add_command(test_all_command)
 main.add_command(analyze_command)
 main.add_command(serve_command)
+main.add_command(bench_command)

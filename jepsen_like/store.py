@@ -26,14 +26,15 @@ from jepsen_like.history import Verdict
 DATA_BYTES_MAX = 512 << 20  # of a cluster's data kept beside a failed run
 
 
-def make_directory(store: Path, name: str) -> Path:
-    """A new directory for a run, and `latest` links to it."""
+def make_directory(store: Path, name: str, *, is_test: bool = True) -> Path:
+    """A new directory for a run, and `latest` links to it; the store's own `latest` only to tests, which are judged."""
     base = store / name
     base.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now().strftime("%Y%m%dT%H%M%S.%f")[:-3]
     directory = base / stamp
     directory.mkdir()
-    for link, target in ((base / "latest", Path(stamp)), (store / "latest", Path(name) / stamp)):
+    links = {base / "latest": Path(stamp)} | ({store / "latest": Path(name) / stamp} if is_test else {})
+    for link, target in links.items():
         with contextlib.suppress(OSError):  # a store on a file system without links is a store all the same
             fresh = link.with_name(f".latest.{os.getpid()}")
             fresh.symlink_to(target)

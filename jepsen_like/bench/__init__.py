@@ -1,0 +1,9 @@
+"""The benchmark: raftstore beside others and beside the machine's own limits, in one run.
+
+plan        what is measured, and in which order: peers in turn, round after round
+peers/      how each peer's three nodes are started, stopped and counted
+targets/    one version-checked transition and one read, on each peer, inside a process of callers
+host, load  that process, and the callers in it
+limits      what the disk, the loopback and the serializer of this machine do
+histogram, processes, results, plot, command
+"""

@@ -1,0 +1,17 @@
+"""The peers by name, in the order in which they take turns."""
+
+from __future__ import annotations
+
+from jepsen_like.bench.peers.base import Peer
+from jepsen_like.bench.peers.raftstore import RaftstoreEmbedded, RaftstoreHttp
+
+SAME_LOOP = "the same with the node on the callers' event loop instead of a thread of its own"
+PEERS: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        RaftstoreEmbedded(),
+        RaftstoreEmbedded("raftstore-same-loop", SAME_LOOP, own_thread=False),
+        RaftstoreHttp(),
+    )
+}
+USUAL = tuple(name for name in PEERS if name != "raftstore-same-loop")
