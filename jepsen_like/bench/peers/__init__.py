@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jepsen_like.bench.peers.base import Peer
+from jepsen_like.bench.peers.etcd import Etcd
 from jepsen_like.bench.peers.raftstore import RaftstoreEmbedded, RaftstoreHttp
 
 SAME_LOOP = "the same with the node on the callers' event loop instead of a thread of its own"
@@ -12,6 +13,8 @@ PEERS: dict[str, Peer] = {
         RaftstoreEmbedded(),
         RaftstoreEmbedded("raftstore-same-loop", SAME_LOOP, own_thread=False),
         RaftstoreHttp(),
+        Etcd("etcd-aetcd", "Raft; every sync on, no TLS; through its asyncio client aetcd", "etcd_aetcd"),
+        Etcd("etcd-wire", "the same through hand-made gRPC frames on one connection per process", "etcd_wire"),
     )
 }
 USUAL = tuple(name for name in PEERS if name != "raftstore-same-loop")
