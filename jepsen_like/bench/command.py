@@ -128,7 +128,11 @@ def complete(
             "python": platform.python_version(),
             "load_average": os.getloadavg()[0],
         },
-        "plan": {"rounds": plan.rounds, "seconds": plan.seconds, "cases": [case.name for case in plan.cases]},
+        "plan": {
+            "rounds": plan.rounds,
+            "seconds": plan.seconds,
+            "cases": [case.name for case in plan.cases],
+        },
         "peers": {name: {"version": peer.presence().version, "about": peer.about} for name, peer in measured.items()},
         "absent": dict(absent),
         "limits": limits,

@@ -23,15 +23,15 @@ ECHO_TIMEOUT_S = 10.0
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]  # who dials, who listens
 
 
-def sync_ms(directory: Path, size_bytes: int = SYNC_BYTES) -> float:
+def sync_ms(directory: Path, size_bytes: int = SYNC_BYTES, samples_wanted: int = SYNC_SAMPLES) -> float:
     """Median of one write of so many bytes with fdatasync in `directory`, over space that is allocated already."""
     path = directory / "sync-probe"
     fd = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
     try:
-        os.pwrite(fd, bytes(size_bytes * SYNC_SAMPLES), 0)
+        os.pwrite(fd, bytes(size_bytes * samples_wanted), 0)
         os.fsync(fd)
         samples = []
-        for i in range(SYNC_SAMPLES):
+        for i in range(samples_wanted):
             begun = time.perf_counter()
             os.pwrite(fd, bytes(size_bytes), i * size_bytes)
             os.fdatasync(fd)

@@ -1,9 +1,9 @@
 """As much of gRPC as a benchmark needs: unary calls over one HTTP/2 connection without TLS, many under way at once.
 
-Requests are frames built from prepared headers, gathered and written once per turn of the event loop; answers are taken
+Requests are frames built from prepared headers, gathered and written once per turn of the event loop. Answers are taken
 from frames without decoding their headers, so no state of header compression is needed: the header table is declared
-empty and nothing is indexed. It costs an order of magnitude less CPU per call than a general client, so what is measured
-is the server. RFC 9113 (frames, flow control), RFC 7541 (literal fields), the gRPC protocol over HTTP/2.
+empty and nothing is indexed. A call costs a fraction of the CPU of a general client's, so what is measured is the
+server. RFC 9113 (frames, flow control), RFC 7541 (literal fields), the gRPC protocol over HTTP/2.
 """
 
 from __future__ import annotations
