@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import os
 import platform
@@ -87,17 +86,14 @@ def bench_command(
     console.print(
         f"{len(measured)} peers, {plan.rounds} round(s): about {plan.estimate_seconds:.0f} s and their starts"
     )
-    directory = make_directory(store, "bench", is_test=False)
     try:
-        work = rounds(plan, measured, lambda text: console.print(text, markup=False), directory / "logs")
+        work = rounds(plan, measured, lambda text: console.print(text, markup=False))
         found = asyncio.run(_until_told(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("interrupted; nothing is left running")
-        with contextlib.suppress(OSError):
-            directory.rmdir()
         sys.exit(INTERRUPTED)
     result = complete(plan, measured, absent, found)
-    click.echo(report(result, directory))
+    click.echo(report(result, make_directory(store, "bench", is_test=False)))
     sys.exit(1 if result["problems"] else 0)
 
 
@@ -120,7 +116,7 @@ def complete(
     plan: Plan, measured: Mapping[str, Peer], absent: Mapping[str, str], found: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All of bench.json."""
-    limits = results.medians(found["limits"])
+    limits = results.limits(found["limits"])
     return {
         "machine": {
             "cpus": cores(),

@@ -1,8 +1,8 @@
 """The machine's own limits, in the same run: what the figures of every peer are to be read beside.
 
-Syncs are measured twice: while nothing else runs, and beside one busy process of low priority. On some virtual machines
-an idle processor notices the end of a sync only at the next tick of its clock, milliseconds late; a cluster at work keeps
-processors awake, and a floor that is too high would flatter everybody. The smaller one counts as the floor.
+Syncs are measured while nothing else runs and beside one busy process of low priority. On some virtual machines an idle
+processor notices the end of a sync only at the next tick of its clock, milliseconds late, and whether it does changes
+from one moment to the next; a cluster at work keeps processors awake, and a floor that is too high flatters everybody.
 """
 
 from __future__ import annotations

@@ -29,13 +29,22 @@ def write(result: Mapping[str, Any], path: Path) -> str:
         return f"matplotlib is not installed; to get it: {HOW_TO_GET}"
     if not any(entry["case"].startswith("transition/") for entry in result["summary"]):
         return "no transitions were measured"
+    try:
+        _figure(result, path)
+    except Exception as problem:  # whatever a drawing library does, the table must be told
+        return f"could not be drawn: {type(problem).__name__}: {problem}"
+    return ""
+
+
+def _figure(result: Mapping[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    colours = dict(zip(result["peers"], COLOURS * len(result["peers"]), strict=False))
+    peers = list(dict.fromkeys(entry["peer"] for entry in result["summary"]))
+    colours = dict(zip(peers, COLOURS * len(peers), strict=False))
     _rates(left, result["summary"], colours)
     _latencies(right, result["rows"], colours)
     for axes in (left, right):
@@ -43,7 +52,6 @@ def write(result: Mapping[str, Any], path: Path) -> str:
             axes.spines[side].set_visible(False)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(colours), frameon=False)
     figure.savefig(path)
-    return ""
 
 
 def _rates(axes: Axes, entries: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> None:

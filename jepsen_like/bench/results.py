@@ -17,10 +17,11 @@ from jepsen_like.bench.histogram import Histogram, merged
 OURS = "raftstore"
 QUANTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
 MEDIANS = ("per_second", "cpu_us_per_op", "syncs_per_op", "disk_bytes_per_op", "wire_bytes_per_op")
+SYNCS = ("sync_op_ms", "sync_op_idle_ms", "sync_page_ms")
 UNKNOWN = "not known"
 
 
-def summary(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> list[dict[str, Any]]:
+def summary(rows: Sequence[Mapping[str, Any]], known: Mapping[str, float]) -> list[dict[str, Any]]:
     """One entry per case and peer, cases and peers in the order in which they were first measured."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -29,7 +30,7 @@ def summary(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> l
     found = [_entry(case, peer, groups[case, peer]) for case in cases for at, peer in groups if at == case]
     ours = {entry["case"]: entry for entry in found if entry["peer"] == OURS}
     for entry in found:
-        entry["floors"] = _ratio(entry["p50_us"], floor_us(entry["case"], limits))
+        entry["floors"] = _ratio(entry["p50_us"], floor_us(entry["case"], known))
         entry["ours_to_its_rate"] = _ratio(_of(ours, entry, "per_second"), entry["per_second"])
         entry["ours_to_its_p50"] = _ratio(_of(ours, entry, "p50_us"), entry["p50_us"])
     return found
@@ -48,9 +49,12 @@ def _entry(case: str, peer: str, rows: Sequence[Mapping[str, Any]]) -> dict[str,
     return entry
 
 
-def medians(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of each name over the rounds."""
-    return {name: statistics.median(row[name] for row in rows) for name in rows[0]} if rows else {}
+def limits(turns: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Medians over the turns by name, and `sync_floor_ms`: the least that a sync took in any turn, by its median."""
+    if not turns:
+        return {}
+    found = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
+    return found | {"sync_floor_ms": min(turn[name] for turn in turns for name in SYNCS)}
 
 
 def median(values: Iterable[float | None]) -> float | None:
@@ -60,13 +64,12 @@ def median(values: Iterable[float | None]) -> float | None:
     return statistics.median(known) if known and len(known) == len(given) else None
 
 
-def floor_us(case: str, limits: Mapping[str, float]) -> float | None:
+def floor_us(case: str, known: Mapping[str, float]) -> float | None:
     """The least an op can take here: a sync and a TLS round trip, for a read the round trip alone."""
     kind = case.partition("/")[0]
-    if kind in ("owns", "read-local", "mixed") or "sync_op_ms" not in limits:
+    if kind in ("owns", "read-local", "mixed") or "sync_floor_ms" not in known:
         return None
-    sync_ms = min(limits["sync_op_ms"], limits.get("sync_op_idle_ms", limits["sync_op_ms"]))
-    return (limits["tls_round_trip_ms"] + (sync_ms if kind != "read" else 0.0)) * 1_000
+    return (known["tls_round_trip_ms"] + (known["sync_floor_ms"] if kind != "read" else 0.0)) * 1_000
 
 
 def _of(ours: Mapping[str, Mapping[str, Any]], entry: Mapping[str, Any], name: str) -> float | None:
@@ -95,20 +98,21 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def _machine(result: Mapping[str, Any]) -> Table:
-    limits, machine = result["limits"], result["machine"]
+    known, machine = result["limits"], result["machine"]
     table = Table(title=f"this machine: {machine['cpus']} CPUs, {machine['system']}", title_justify="left")
     table.add_column("limit, median over turns")
     table.add_column("measured", justify="right")
-    size = f"{limits.get('op_bytes', 0):.0f} bytes"
+    size = f"{known.get('op_bytes', 0):.0f} bytes"
     for text, name, unit in (
         (f"write of {size} (one op) and fdatasync, beside a busy process", "sync_op_ms", "ms"),
         ("the same while nothing else runs", "sync_op_idle_ms", "ms"),
         ("write of 4 KiB and fdatasync, beside a busy process", "sync_page_ms", "ms"),
+        ("the least of these in any turn: the floor", "sync_floor_ms", "ms"),
         ("100 bytes there and back, TCP on loopback", "tcp_round_trip_ms", "ms"),
         ("the same over TLS", "tls_round_trip_ms", "ms"),
         ("msgpack of one op, to bytes and back", "msgpack_us", "us"),
     ):
-        table.add_row(text, UNKNOWN if name not in limits else f"{limits[name]:.3f} {unit}")
+        table.add_row(text, UNKNOWN if name not in known else f"{known[name]:.3f} {unit}")
     return table
 
 

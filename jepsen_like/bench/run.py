@@ -20,7 +20,6 @@ from raftstore.cli.temp_cluster import temporary_directory
 from raftstore.errors import RaftstoreError
 
 Say = Callable[[str], None]
-LOG_FILES = "*.log"
 T = TypeVar("T")
 
 
@@ -34,8 +33,8 @@ class Usage:
     syncs: int | None
 
 
-async def rounds(plan: Plan, peers: Mapping[str, Peer], say: Say, logs: Path) -> dict[str, Any]:
-    """Rows of every measurement, the machine's limits turn by turn, and what went wrong. `logs`: of failed peers."""
+async def rounds(plan: Plan, peers: Mapping[str, Peer], say: Say) -> dict[str, Any]:
+    """Rows of every measurement, the machine's limits turn by turn, and what went wrong."""
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
     limit_rows = []
@@ -46,30 +45,20 @@ async def rounds(plan: Plan, peers: Mapping[str, Peer], say: Say, logs: Path) ->
             return await _turn(plan, peers[name], number, directory, say)
 
         try:
-            rows += await _in_directory(turn, logs / f"{number + 1}-{name}")
+            rows += await _in_directory(turn)
         except (RaftstoreError, OSError) as problem:
             problems.append(f"{name}, round {number + 1}: {problem}")
             say(problems[-1])
     return {"rows": rows, "limits": limit_rows, "problems": problems}
 
 
-async def _in_directory(work: Callable[[Path], Awaitable[T]], logs: Path | None = None) -> T:
-    """Run in a temporary directory, which is removed; its logs are kept when the work fails."""
+async def _in_directory(work: Callable[[Path], Awaitable[T]]) -> T:
+    """Run in a temporary directory, which is removed."""
     directory = temporary_directory()
     try:
         return await work(directory)
-    except (RaftstoreError, OSError):
-        if logs is not None:
-            _keep(directory, logs)
-        raise
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _keep(directory: Path, logs: Path) -> None:
-    logs.mkdir(parents=True, exist_ok=True)
-    for path in directory.glob(LOG_FILES):
-        shutil.copy(path, logs)
 
 
 async def _turn(plan: Plan, peer: Peer, number: int, directory: Path, say: Say) -> list[dict[str, Any]]:
