@@ -18,7 +18,7 @@ from rich.console import Console
 from jepsen_like.bench import plot, results
 from jepsen_like.bench.peers import PEERS, USUAL
 from jepsen_like.bench.peers.base import Peer, cores
-from jepsen_like.bench.plan import Plan, cases_of
+from jepsen_like.bench.plan import KINDS, Plan, cases_of
 from jepsen_like.bench.run import rounds
 from jepsen_like.store import make_directory, write_json
 
@@ -128,6 +128,7 @@ def complete(
             "rounds": plan.rounds,
             "seconds": plan.seconds,
             "cases": [case.name for case in plan.cases],
+            "kinds": KINDS,
         },
         "peers": {name: {"version": peer.presence().version, "about": peer.about} for name, peer in measured.items()},
         "absent": dict(absent),

@@ -24,7 +24,7 @@ from raftstore.cli.temp_cluster import write_cluster
 from raftstore.ownership import commands
 
 PACKS = 2_000
-SYNC_SAMPLES = 60
+SYNC_SAMPLES = 40
 BINDING = ("t1", "udp", "198.51.100.7:51820")
 
 

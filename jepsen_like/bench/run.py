@@ -83,7 +83,7 @@ async def measure(cluster: Cluster, case: Case, seconds: float) -> dict[str, Any
     await asyncio.gather(*(cluster.ask(node, "prepare", callers=case.callers) for node in nodes))
     before = await usage(cluster)
     asked = {"kind": case.kind, "callers": case.callers, "seconds": seconds}
-    answers = await asyncio.gather(*(cluster.ask(node, "load", **asked) for node in nodes))
+    answers = await asyncio.gather(*(cluster.ask(node, "load", takes_s=seconds, **asked) for node in nodes))
     after = await usage(cluster)
     memory = {name: processes.resident_bytes(pid) for name, pid in cluster.pids().items()}
     return {"case": case.name, **figures(answers, before, after), "resident_bytes": memory}

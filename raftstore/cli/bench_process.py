@@ -1,6 +1,6 @@
 """A child process that answers JSON lines: one request on its stdin, one answer on its stdout.
 
-It is told nothing about what it runs. The child ends by itself when its stdin does, so it never outlives its parent.
+It is told nothing about what it runs. A child that has answered ends by itself when its stdin does.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Process:
                 start_new_session=True,  # a Ctrl-C at the parent ends the parent, which ends it
             )
 
-    async def answer(self) -> dict[str, Any]:
+    async def answer(self, within_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
         assert self._process is not None and self._process.stdout is not None
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), ANSWER_TIMEOUT_S)
+            line = await asyncio.wait_for(self._process.stdout.readline(), within_s)
         except TimeoutError:
             line = b""
         if not line:
@@ -62,10 +62,10 @@ class Process:
         found: dict[str, Any] = json.loads(line)
         return found
 
-    async def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+    async def ask(self, do: str, *, within_s: float = ANSWER_TIMEOUT_S, **arguments: Any) -> dict[str, Any]:
         assert self._process is not None and self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
-        return await self.answer()
+        return await self.answer(within_s)
 
     async def kill(self) -> None:
         if self._process is not None:

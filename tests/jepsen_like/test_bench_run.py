@@ -22,7 +22,7 @@ from jepsen_like.cli import main
 from jepsen_like.cluster.children import python_environment
 from raftstore.cli.bench_process import BenchFailed
 
-SECONDS = 0.1
+SECONDS = 0.05
 INTERRUPT_WAIT_S = 30
 
 

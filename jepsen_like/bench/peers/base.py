@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jepsen_like.bench.plan import Case
-from jepsen_like.cluster.children import Child, kill_all, python_environment
-from raftstore.cli.bench_process import BenchFailed, Process
+from jepsen_like.cluster.children import Child, dies_with_parent, kill_all, python_environment
+from raftstore.cli.bench_process import ANSWER_TIMEOUT_S, BenchFailed, Process
 
 NODES = ("n1", "n2", "n3")
 POLL_S = 0.05
@@ -71,8 +71,9 @@ class Cluster:
             await host.kill()
         kill_all(list(self.servers.values()))
 
-    async def ask(self, node: str, do: str, **arguments: Any) -> dict[str, Any]:
-        answer = await self.hosts[node].ask(do, **arguments)
+    async def ask(self, node: str, do: str, *, takes_s: float = 0.0, **arguments: Any) -> dict[str, Any]:
+        """`takes_s`: how long it is to take by itself, beyond the usual patience."""
+        answer = await self.hosts[node].ask(do, within_s=ANSWER_TIMEOUT_S + takes_s, **arguments)
         if "error" in answer:
             raise BenchFailed(f"{node} could not {do}: {answer['error']}")
         return answer
@@ -106,7 +107,7 @@ class Cluster:
 
 
 def _host(directory: Path, node: str, given: Mapping[str, Any]) -> Process:
-    command = [sys.executable, "-m", "jepsen_like.bench.host", json.dumps(given)]
+    command = [*dies_with_parent(), sys.executable, "-m", "jepsen_like.bench.host", json.dumps(given)]
     return Process(f"{node}'s callers", command, directory / f"{node}-callers.log", python_environment())
 
 

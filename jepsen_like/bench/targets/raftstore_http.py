@@ -13,7 +13,7 @@ from raftstore.types import Session
 
 
 class Http:
-    """One client; aiohttp keeps as many connections as there are calls under way."""
+    """One client as it is shipped: calls beyond aiohttp's 100 connections wait for one."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self._client = Client(given["endpoint"])
