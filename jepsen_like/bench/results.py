@@ -155,11 +155,11 @@ def _cells(entry: Mapping[str, Any]) -> list[str]:
         entry["case"],
         entry["peer"],
         _shown(entry["per_second"], ",.0f"),
-        _shown(entry["p50_us"], ",.2f" if entry["case"].startswith("owns") else ",.0f"),
-        _shown(entry["p99_us"], ",.2f" if entry["case"].startswith("owns") else ",.0f"),
+        _time(entry["p50_us"]),
+        _time(entry["p99_us"]),
         "" if entry["floors"] is None else f"{entry['floors']:.1f}",
-        "" if is_ours else _shown(entry["ours_to_its_rate"], ".2f"),
-        "" if is_ours else _shown(entry["ours_to_its_p50"], ".2f"),
+        "" if is_ours else _times(entry["ours_to_its_rate"]),
+        "" if is_ours else _times(entry["ours_to_its_p50"]),
         _shown(entry["cpu_us_per_op"], ",.1f"),
         _shown(entry["syncs_per_op"], ".3f"),
         _shown(entry["disk_bytes_per_op"], ",.0f"),
@@ -167,6 +167,15 @@ def _cells(entry: Mapping[str, Any]) -> list[str]:
         _shown(None if memory is None else memory / (1 << 20), ",.0f"),
         f"{entry['refused']:,}{failed}" if entry["refused"] or failed else "",
     ]
+
+
+def _time(value_us: float | None) -> str:
+    return _shown(value_us, ",.2f" if value_us is not None and value_us < 10 else ",.0f")
+
+
+def _times(ratio: float | None) -> str:
+    """ "?" too where ours was not measured."""
+    return _shown(ratio, ".1g" if ratio is not None and ratio < 0.1 else ",.2f")
 
 
 def _shown(value: float | None, form: str) -> str:
