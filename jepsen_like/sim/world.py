@@ -6,7 +6,6 @@ supervisor would, and at the end heals everything and waits for the cluster to s
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -14,23 +13,21 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
 
+from jepsen_like.sim.ending import Ending
 from jepsen_like.sim.faults import Faults
-from jepsen_like.sim.load import Load, as_told
+from jepsen_like.sim.load import Load
 from jepsen_like.sim.network import Network
 from jepsen_like.sim.plan import Plan
 from jepsen_like.sim.process import Machine, Process
 from jepsen_like.sim.scheduler import MS, Scheduler, Spinning
 from jepsen_like.sim.watch import Promise
 from raftstore.errors import CorruptionError, RaftstoreError
-from raftstore.ownership import to_session
 from raftstore.raft.seams import LEADER
-from raftstore.types import OpId, Session, SessionState
+from raftstore.types import OpId, Session
 
 HOUSE_NS = 250 * MS  # between two looks of the supervisor
 VIOLATIONS_MAX = 20
-CHANGE_EVERY_NS = 6_000 * MS
 RESTART_MAX_MS = 2_000
-HAND_OVER_MS = 9_000  # an op may take so long while its leader dies and nothing else does
 EXPECTED_FAILURES = ("STORAGE_FAILED",)  # what a broken disk may do to a node
 
 
@@ -64,7 +61,6 @@ class World:
         self._restarting: dict[str, None] = {}
         self._reaches: dict[str, bool] = {}
         self._deaf: dict[str, bool] = {}
-        self._next_change = 0  # of the mapping, while the cluster settles
 
     def _first_drift(self) -> int:
         """A clock is often as wrong as it may be: that is where leases meet."""
@@ -331,200 +327,13 @@ class World:
             scheduler.at(fault.at_ms * MS, self.faults.begin, fault.kind, fault.salt)
         scheduler.run_until(plan.time_limit_ms * MS, lambda: bool(self.violations))
         if not self.violations:
-            self._end_in_peace()
+            Ending(self).run()
         self.is_over = True
         self._let_go()
 
-    def _end_in_peace(self) -> None:
-        """Faults stop: within a bound the cluster elects, serves and converges."""
-        self.is_ending = True
-        self.record("nemesis", "info", "heal", value={"kind": "all", "detail": "", "nodes": [], "effective": True})
-        self.faults.heal()
-        self.network.heal()
-        self.note_reach()
-        for machine in self.machine_list:
-            machine.disk.heal()
-            self.start(machine)
-        bound_ns = self._recovery_bound_ms() * MS
-        if not self.scheduler.run_until(
-            self.scheduler.now + bound_ns, lambda: bool(self.violations) or self._is_ready()
-        ):
-            self.violation("liveness", f"not ready {bound_ns // MS} ms after the last fault: {self._why_not()}")
-            return
-        if not self.violations:
-            self._converge()
-
-    def _converge(self) -> None:
-        """Callers have their answers, every replica has applied the same, and a last op goes through everywhere."""
-        answers: dict[str, None] = {}
-        asked: dict[str, None] = {}
-        bound_ns = (self.plan.timing["op_timeout_ms"] * 3 + 5_000) * MS
-        expected = len(self.machine_list)
-
-        def done() -> bool:
-            for process in self.serving():
-                if process.name not in asked and not self.violations:
-                    asked[process.name] = None
-                    self._probe(process, answers)
-            return bool(self.violations) or (len(answers) >= expected and self._is_ready() and self._is_equal())
-
-        if not self.scheduler.run_until(self.scheduler.now + bound_ns, done):
-            self.violation(
-                "liveness", f"not equal {bound_ns // MS} ms later: answers from {list(answers)} {self._why_not()}"
-            )
-        elif not self.violations and self._hand_over():
-            self._finals()
-
-    def _hand_over(self) -> bool:
-        """One more leader dies, with ops on their way to it: every one of them is decided by the next."""
-        leader = self.leader()
-        if self.plan.is_sticky or leader is None or len(self.machine_list) == 1:
-            return True
-        told: dict[str, str] = {}
-        asking = [process for process in self.serving() if process is not leader]
-        for process in asking:
-            process.loop.run(process.loop.create_task, self._ask_across(process, told))
-        dies_ns = self.rng.randint(0, 2 * (self.plan.latency_us + self.plan.jitter_us)) * 1_000
-        self.later(dies_ns, self.kill, leader.machine)
-        self.later(dies_ns + self.rng.randint(1, 1_500) * MS, self.start, leader.machine)
-        bound_ns = (HAND_OVER_MS + self._recovery_bound_ms()) * MS
-
-        def done() -> bool:
-            return bool(self.violations) or (len(told) == len(asking) and self._is_ready() and self._is_equal())
-
-        if not self.scheduler.run_until(self.scheduler.now + bound_ns, done):
-            self.violation(
-                "liveness", f"not ready {bound_ns // MS} ms after a leader's death: {told} {self._why_not()}"
-            )
-        unknown = [name for name, outcome in told.items() if outcome == "OutcomeUnknown"]
-        if unknown:
-            self.violation("liveness", f"{unknown} were not told what became of an op, {HAND_OVER_MS} ms after it")
-        return not self.violations
-
-    async def _ask_across(self, process: Process, told: dict[str, str]) -> None:
-        outcome = "ok"
-        try:
-            await process.node.create(f"across-{process.node_id}", timeout_ms=HAND_OVER_MS)
-        except RaftstoreError as problem:
-            outcome = type(problem).__name__
-        told[process.node_id] = outcome
-
-    def _probe(self, process: Process, answers: dict[str, None]) -> None:
-        async def ask() -> None:
-            for attempt in range(400):
-                key = f"probe-{process.name}-{attempt}".replace("/", "-")
-                if self.plan.is_sticky and process.node.preferred_owner(key) != process.node_id:
-                    continue
-                try:
-                    await process.node.create(key, timeout_ms=2_000)
-                except RaftstoreError:
-                    await asyncio.sleep(0.1)
-                    continue
-                answers[process.node_id] = None
-                return
-
-        process.loop.run(process.loop.create_task, ask())
-
-    def _recovery_bound_ms(self) -> int:
-        timing = self.plan.timing
-        return 12 * timing["election_timeout_max_ms"] + 3 * timing["lease_ttl_ms"] + 15_000
-
-    def _is_ready(self) -> bool:
-        processes = self.serving()
-        if len(processes) < len(self.machine_list):
-            return False
-        if self.plan.is_sticky:
-            return self._is_settled(processes)
-        return all(process.runtime.why_not_ready() is None for process in processes)
-
-    def _is_settled(self, processes: list[Process]) -> bool:
-        """The plain mapping everywhere, and no session left to move; else, now and then, a change to that."""
-        epochs = {process.runtime.mapping_epoch() for process in processes}
-        settled = all(process.runtime.why_not_ready() is None and not self._left(process) for process in processes)
-        if settled and len(epochs) == 1 and all(map(self._is_plain, processes)):
-            return True
-        if self.scheduler.now >= self._next_change:
-            self._next_change = self.scheduler.now + CHANGE_EVERY_NS
-            newest = max(processes, key=lambda process: int(process.runtime.mapping_epoch()))
-            weights = dict.fromkeys(self.config.node_ids, 1)
-            self.steer(newest, lambda: newest.node.change_mapping(weights))
-        return False
-
-    def _is_plain(self, process: Process) -> bool:
-        """Every node has its share, so that every node can be asked to serve."""
-        mapping = process.runtime.machine.placement.mapping
-        shares = {node.node_id for node in mapping.nodes if node.weight and not node.draining}
-        return shares == set(self.config.node_ids)
-
-    def _left(self, process: Process) -> bool:
-        left = process.runtime.sticky.left()
-        return left is None or bool(left)
-
-    def _is_equal(self) -> bool:
-        if self.plan.is_sticky:
-            return True
-        rafts = [process.core.raft for process in self.serving()]
-        return len({(raft.last_applied, raft.last_log_index) for raft in rafts}) == 1
-
-    def _why_not(self) -> list[str]:
-        why = []
-        for machine in self.machine_list:
-            process = machine.process
-            if process is None or process.core is None:
-                why.append(f"{machine.node_id}: down ({machine.refused})")
-            else:
-                raft = process.core.raft
-                why.append(
-                    f"{machine.node_id}: {process.runtime.why_not_ready()} term {raft.term} leader {raft.leader_id} "
-                    f"applied {raft.last_applied} of {raft.last_log_index}"
-                )
-        return why
-
-    # --- the end -----------------------------------------------------------------------------------------------
     def finals(self) -> dict[str, dict[str, Any]]:
         """Every node's last state, as checkers read it."""
         return {event["node"]: event["value"] for event in self.history if event["f"] == "final"}
-
-    def _finals(self) -> None:
-        self._check_logs()
-        self._check_held()
-        patience_ns = (self.plan.timing["op_timeout_ms"] + 1_000) * MS
-        if not self.scheduler.run_until(self.scheduler.now + patience_ns, lambda: not self.load.waiting()):
-            self.violation("liveness", f"callers were never told anything: {self.load.waiting()[:5]}")
-        self.scheduler.run_until(self.scheduler.now + 200 * MS)  # the audit files are late by so much
-        for process in self.serving():
-            machine = process.core.replica.machine
-            process.runtime.audit.close(0.0)
-            sessions = [as_told(to_session(machine.sessions[key])) for key in sorted(machine.sessions)]
-            value = {
-                "sessions": sessions,
-                "events": process.machine.shelf.lines(),
-                "head": machine.head.hex(),
-                "index": machine.index,
-            }
-            self.record("observer", "ok", "final", node=process.node_id, value=value)
-
-    def _check_logs(self) -> None:
-        """Log matching: what two nodes hold at one index is the same."""
-        if self.plan.is_sticky:
-            return
-        seen: dict[int, tuple[bytes, int, str]] = {}
-        for process in self.serving():
-            journal = process.core.journal
-            for command, index, term in journal[1:]:
-                held = seen.setdefault(index, (command, term, process.node_id))
-                if held[:2] != (command, term):
-                    self.violation("log_matching", f"entry {index} differs between {held[2]} and {process.node_id}")
-                    return
-
-    def _check_held(self) -> None:
-        """What a node believes to own now that all is quiet, the machine says it owns."""
-        for process in self.serving():
-            for session_id, epoch in process.runtime.owned.held():
-                record = process.core.replica.machine.sessions.get(session_id)
-                mine = (SessionState.ATTACHED, process.node_id, epoch, process.core.incarnation)
-                if record is None or (record.state, record.owner, record.epoch, record.owner_inc) != mine:
-                    self.violation("held", f"{process.node_id} believes to own {session_id}, epoch {epoch}: {record}")
 
     def _let_go(self) -> None:
         for machine in self.machine_list:
