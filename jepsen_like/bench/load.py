@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from jepsen_like.bench.histogram import Histogram
-from jepsen_like.bench.targets.base import Refused, Target
+from jepsen_like.bench.targets.base import DataPath, Refused, Target
 
 RACERS = 8  # callers on one session
 CREATES_AT_ONCE = 64
@@ -145,6 +145,8 @@ class Load:
 
     def _owns(self, seconds: float) -> dict[str, Any]:
         """One caller, without the event loop: the call does no I/O. Latencies are means of OWNS_BATCH calls."""
+        if not isinstance(self._target, DataPath):
+            raise ValueError("this peer answers over the network only: it has no owns()")
         session_id = self._ids[0]
         version, owns, clock = self._versions[session_id], self._target.owns, time.perf_counter_ns
         batches: list[int] = []

@@ -122,6 +122,12 @@ class Cluster:
     def is_paused(self, node: str) -> bool:
         return self.is_running(node) and self._children[node].is_paused
 
+    def start_all(self) -> None:
+        """Start every node that no nemesis has taken for itself."""
+        for node in self.nodes:
+            if node not in self.changing:
+                self.start(node)
+
     def start(self, node: str) -> None:
         """Start the node's process unless it runs, or has no power; does not wait for it."""
         if self.is_running(node) or node in self.without_power:

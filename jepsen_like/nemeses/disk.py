@@ -99,9 +99,7 @@ class Disk:
         ailing = set(cluster.may_end)
         if ailing:
             await asyncio.sleep(END_LOOK_S)  # a node that has met the error just now is on its way out
-        for node in cluster.nodes:
-            if node not in cluster.changing:
-                cluster.start(node)
+        cluster.start_all()
         cluster.may_end -= ailing
 
 

@@ -35,6 +35,4 @@ class Kill:
         await self.heal(cluster)
 
     async def heal(self, cluster: Cluster) -> None:
-        for node in cluster.nodes:
-            if node not in cluster.changing:
-                cluster.start(node)
+        cluster.start_all()

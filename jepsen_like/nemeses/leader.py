@@ -71,6 +71,4 @@ class Leader:
         await self.heal(cluster)
 
     async def heal(self, cluster: Cluster) -> None:
-        for node in cluster.nodes:
-            if node not in cluster.changing:
-                cluster.start(node)
+        cluster.start_all()

@@ -47,6 +47,4 @@ class Power:
         for node in cluster.nodes:
             cluster.disks.mount(node)
         cluster.without_power.clear()
-        for node in cluster.nodes:
-            if node not in cluster.changing:
-                cluster.start(node)
+        cluster.start_all()

@@ -36,6 +36,4 @@ class Wipe:
         await back(cluster)
 
     async def heal(self, cluster: Cluster) -> None:
-        for node in cluster.nodes:
-            if node not in cluster.changing:
-                cluster.start(node)
+        cluster.start_all()

@@ -10,6 +10,10 @@ import pytest
 
 from jepsen_like.bench.load import FAILURES_MAX, MIXED, RACERS, Load, TooManyFailures
 from jepsen_like.bench.targets.base import STATE_BYTES, Refused, state_of
+from jepsen_like.bench.targets.etcd_wire import Wire
+from jepsen_like.bench.targets.raftstore_http import Http
+from jepsen_like.bench.targets.redis_wire import Redis
+from jepsen_like.bench.targets.stock import Stock
 
 SECONDS = 0.02
 
@@ -121,6 +125,14 @@ def test_too_many_failures_end_the_measurement() -> None:
 def test_owns_is_asked_without_any_waiting() -> None:
     """Many calls between two looks at the clock."""
     assert run(Dictionary(), "owns", 1)["ops"] >= 1_000
+
+
+@pytest.mark.parametrize("target", [Wire, Http, Redis, Stock])
+def test_who_answers_over_the_network_has_no_owns(target: type) -> None:
+    """The question is one of memory: nothing stands in for it, and a load of it says so."""
+    peer: Any = object.__new__(target)
+    with pytest.raises(ValueError, match=r"no owns\(\)"):
+        asyncio.run(Load(peer).run("owns", 1, 0.1))
 
 
 def test_a_state_has_the_stated_size() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -104,6 +105,17 @@ class Cluster:
             if host.pid is not None:
                 found[f"{node} callers" if self.servers else node] = host.pid
         return found
+
+
+@contextlib.asynccontextmanager
+async def starting(cluster: Cluster) -> AsyncIterator[Cluster]:
+    """Nodes are started inside, their callers on the way out; whatever fails, nothing is left running."""
+    try:
+        yield cluster
+        await cluster.start_hosts()
+    except BaseException:
+        await cluster.stop()
+        raise
 
 
 def _host(directory: Path, node: str, given: Mapping[str, Any]) -> Process:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
-from jepsen_like.bench.peers.base import NODES, POLL_S, Cluster, Presence
+from jepsen_like.bench.peers.base import NODES, POLL_S, Cluster, Presence, starting
 from jepsen_like.bench.plan import Case
 from raftstore.cli.bench_process import BenchFailed
 from raftstore.cli.temp_cluster import free_ports
@@ -53,14 +53,10 @@ class Etcd:
         given = {node: {"target": self.target, "node": node, "port": clients[node]} for node in NODES}
         cluster = EtcdCluster(directory, given, list(peers.values()))
         cluster.clients = clients
-        try:
+        async with starting(cluster):
             for node in NODES:
                 cluster.serve(node, command(node, clients[node], peers, directory))
             await asyncio.gather(*(cluster.ready(node) for node in NODES))
-            await cluster.start_hosts()
-        except BaseException:
-            await cluster.stop()
-            raise
         return cluster
 
 

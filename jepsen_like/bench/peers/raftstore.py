@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from jepsen_like.bench.peers.base import NODES, POLL_S, Cluster, Presence
+from jepsen_like.bench.peers.base import NODES, POLL_S, Cluster, Presence, starting
 from jepsen_like.bench.plan import Case
 from raftstore.cli.bench_process import BenchFailed
 from raftstore.cli.temp_cluster import write_cluster
@@ -53,12 +53,8 @@ class RaftstoreEmbedded:
             "own_thread": self.own_thread,
         }
         cluster = Cluster(directory, {node: {**given, "node": node} for node in NODES}, _ports(config))
-        try:
-            await cluster.start_hosts()
-        except BaseException:
-            await cluster.stop()
-            raise
-        return cluster
+        async with starting(cluster):
+            return cluster
 
 
 @dataclass(frozen=True)
@@ -79,15 +75,11 @@ class RaftstoreHttp:
         endpoints = {node: f"unix:{directory}/run/{node}.sock" for node in NODES}
         given = {node: {"target": "raftstore_http", "endpoint": endpoints[node]} for node in NODES}
         cluster = Cluster(directory, given, _ports(config))
-        try:
+        async with starting(cluster):
             for node in NODES:
                 arguments = ["--config", str(directory / "cluster.conf"), "--node", node, "--log-level", "warning"]
                 cluster.serve(node, [sys.executable, "-m", "raftstore", "run", *arguments])
             await asyncio.gather(*(_ready(endpoints[node]) for node in NODES))
-            await cluster.start_hosts()
-        except BaseException:
-            await cluster.stop()
-            raise
         return cluster
 
 

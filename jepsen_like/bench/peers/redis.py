@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jepsen_like.bench.peers.base import NODES, POLL_S, Cluster, Presence
+from jepsen_like.bench.peers.base import NODES, POLL_S, Cluster, Presence, starting
 from jepsen_like.bench.plan import Case
 from jepsen_like.bench.targets import redis_wire
 from raftstore.cli.bench_process import BenchFailed
@@ -50,15 +50,11 @@ class Redis:
         ports = dict(zip(NODES, free_ports(len(NODES)), strict=True))
         common = {"target": "redis_wire", "master_port": ports[MASTER], "leader": MASTER}
         cluster = Cluster(directory, {node: {**common, "port": ports[node]} for node in NODES}, list(ports.values()))
-        try:
+        async with starting(cluster):
             for node in NODES:
                 (directory / node).mkdir()
                 cluster.serve(node, command(node, ports, directory / node))
             await _ready(ports[MASTER])
-            await cluster.start_hosts()
-        except BaseException:
-            await cluster.stop()
-            raise
         return cluster
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from jepsen_like.bench.peers.base import NODES, Cluster, Presence
+from jepsen_like.bench.peers.base import NODES, Cluster, Presence, starting
 from jepsen_like.bench.plan import Case
 from raftstore.cli.temp_cluster import free_ports
 
@@ -42,9 +42,5 @@ class Stock:
             for node in NODES
         }
         cluster = Cluster(directory, given, list(ports.values()))
-        try:
-            await cluster.start_hosts()
-        except BaseException:
-            await cluster.stop()
-            raise
-        return cluster
+        async with starting(cluster):
+            return cluster

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 STATE_BYTES = 100
 
@@ -32,14 +32,19 @@ class Target(Protocol):
     async def read_local(self, session_id: str) -> Any:
         """The version as this node has it, however old."""
 
-    def owns(self, session_id: str, version: Any) -> bool:
-        """Whether this node may act for the session now, without any I/O. NotImplementedError where there is none."""
-
     async def leader(self) -> str | None:
         """The name of the node that leads, where the callers can know it."""
 
     def counters(self) -> Mapping[str, int]:
         """What the node in this process has counted, ever growing; empty where it lives elsewhere."""
+
+
+@runtime_checkable
+class DataPath(Protocol):
+    """What a target has beside the rest when its node answers the data path from memory."""
+
+    def owns(self, session_id: str, version: Any) -> bool:
+        """Whether this node may act for the session now, without any I/O."""
 
 
 def state_of(number: int) -> bytes:

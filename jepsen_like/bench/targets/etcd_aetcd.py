@@ -46,9 +46,6 @@ class Aetcd:
         found = await self._client.get(session_id.encode(), serializable=serializable)
         return 0 if found is None else int(found.version)
 
-    def owns(self, session_id: str, version: int) -> bool:
-        raise NotImplementedError("etcd answers over the network only")
-
     async def leader(self) -> str | None:
         found = (await self._client.status()).leader
         return None if found is None else str(found.name)

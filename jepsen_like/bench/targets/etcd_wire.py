@@ -107,9 +107,6 @@ class Wire:
         assert isinstance(version, int)
         return version
 
-    def owns(self, session_id: str, version: int) -> bool:
-        raise NotImplementedError("etcd answers over the network only")
-
     async def leader(self) -> str | None:
         """This node's name if it leads: it knows the others by number only."""
         told = dict(fields(await self._connection.call(self._status, b"")))

@@ -39,9 +39,6 @@ class Http:
     async def read_local(self, session_id: str) -> Session:
         return await self._client.get(session_id, consistency="local")
 
-    def owns(self, session_id: str, version: Session) -> bool:
-        raise NotImplementedError("owns() is a call on the embedded node")
-
     async def leader(self) -> str | None:
         found = (await self._client.status())["leader"]
         return None if found is None else str(found)

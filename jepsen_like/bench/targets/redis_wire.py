@@ -166,9 +166,6 @@ class Redis:
     async def read_local(self, session_id: str) -> int:
         return _version(await self._own.ask(command(b"GET", session_id.encode())))
 
-    def owns(self, session_id: str, version: int) -> bool:
-        raise NotImplementedError("Redis answers over the network only")
-
     async def leader(self) -> str | None:
         return str(self._leader)
 

@@ -88,9 +88,6 @@ class Stock:
         version: int = self._objects.sessions.get(session_id, (0, b""))[0]
         return version
 
-    def owns(self, session_id: str, version: int) -> bool:
-        raise NotImplementedError("a copy that may be old is no answer to who owns the session now")
-
     async def leader(self) -> str | None:
         found = self._objects.getStatus()["leader"]
         names: Mapping[str, str] = self._given["names"]
