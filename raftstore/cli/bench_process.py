@@ -53,7 +53,8 @@ class Process:
     async def answer(self, within_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
         assert self._process is not None and self._process.stdout is not None
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), within_s)
+            async with asyncio.timeout(within_s):  # wait_for would forget a cancellation that comes with the answer
+                line = await self._process.stdout.readline()
         except TimeoutError:
             line = b""
         if not line:

@@ -44,6 +44,7 @@ class EventStream:
                 return found
             self._arrived.clear()
             try:
-                await asyncio.wait_for(self._arrived.wait(), 1.0)
+                async with asyncio.timeout(1.0):  # wait_for would forget a cancellation that comes with the news
+                    await self._arrived.wait()
             except TimeoutError:
                 continue  # the files may have caught up meanwhile

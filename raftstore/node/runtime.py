@@ -347,8 +347,9 @@ class Runtime:
             self.core.read(lambda good, f=future: None if f.done() else f.set_result(good))  # type: ignore[misc]
             left_s = max(0, deadline_ns - self.clock.now_ns()) / 1e9
             try:
-                if await asyncio.wait_for(future, left_s):
-                    return
+                async with asyncio.timeout(left_s):  # wait_for would forget a cancellation that comes with the answer
+                    if await future:
+                        return
             except TimeoutError:
                 break
             if self.clock.now_ns() >= deadline_ns:

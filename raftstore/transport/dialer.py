@@ -98,7 +98,8 @@ class Dialer:
         while True:
             lasted_ms = await self._dial()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), self._backoff.delay_ms(lasted_ms) / 1000)
+                async with asyncio.timeout(self._backoff.delay_ms(lasted_ms) / 1000):  # wait_for would forget a `close`
+                    await self._woken.wait()
             self._woken.clear()
 
     async def _dial(self) -> int | None:
