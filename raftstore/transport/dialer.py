@@ -91,8 +91,7 @@ class Dialer:
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])  # not the task itself: who is cancelled here must hear of it
 
     async def _run(self) -> None:
         while True:

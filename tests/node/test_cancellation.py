@@ -98,8 +98,8 @@ def test_a_dialer_that_is_woken_and_closed_at_once_ends(turns: int) -> None:
         dialer.wake()
         for _ in range(turns):
             await asyncio.sleep(0)
-        async with asyncio.timeout(5):
-            await dialer.close()
-        assert dialer._task is not None and dialer._task.done()
+        closing = asyncio.ensure_future(dialer.close())
+        ended, _ = await asyncio.wait([closing], timeout=5)
+        assert ended
 
     asyncio.run(main())
