@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future as ThreadFuture
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 Task = Callable[[], None]
 
 
@@ -77,3 +80,66 @@ def _deliver(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
     for future, result in answers:
         if not future.done():
             future.set_result(result)
+
+
+class Bridge:
+    """The node's loop as everybody else sees it. With a `thread_name` the loop runs in a thread of that name."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread_name: str | None, then: Task) -> None:
+        self.loop = loop
+        self.inbox = Inbox(loop, then)
+        self._outlets: dict[asyncio.AbstractEventLoop, Outlet] = {}
+        self._thread: threading.Thread | None = None
+        if thread_name is not None:
+            self._thread = threading.Thread(target=loop.run_forever, name=thread_name, daemon=True)
+            self._thread.start()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the node's loop and wait for it here."""
+        if self.loop is asyncio.get_running_loop():
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a quick function on the node's thread and wait for it: the replica is touched nowhere else."""
+        if _running_loop() is self.loop:
+            return function()
+        done: ThreadFuture[T] = ThreadFuture()
+
+        def run() -> None:
+            try:
+                done.set_result(function())
+            except BaseException as problem:
+                done.set_exception(problem)
+
+        self.inbox.post(run)
+        return done.result()
+
+    def outlet_to(self, loop: asyncio.AbstractEventLoop) -> Outlet:
+        outlet = self._outlets.get(loop)
+        if outlet is None:
+            for closed in [known for known in self._outlets if known.is_closed()]:
+                del self._outlets[closed]
+            outlet = self._outlets[loop] = Outlet(self.loop, loop)
+        return outlet
+
+    def flush_outlets(self) -> None:
+        for outlet in list(self._outlets.values()):
+            outlet.flush()
+
+    async def close(self) -> bool:
+        """End the node's thread, if it has one; whether it had until now. Its loop can then no longer be used."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return False
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        await asyncio.get_running_loop().run_in_executor(None, thread.join)
+        self.loop.close()
+        return True
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -11,16 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import threading
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
-from concurrent.futures import Future as ThreadFuture
 from typing import Any, Self, TypeVar
 
 from raftstore.config import ClusterConfig
 from raftstore.errors import InvalidArgument, Unavailable
 from raftstore.node import procedures, status
 from raftstore.node.answers import session_or_raise
-from raftstore.node.bridge import Inbox, Outlet
+from raftstore.node.bridge import Bridge
 from raftstore.node.dispatch import AssignedCallback, Dispatcher, FencedCallback, LateCommitCallback
 from raftstore.node.proposals import Answer
 from raftstore.node.requests import MIGRATION, Request, Requests
@@ -62,11 +60,8 @@ class Node:
         self._surroundings = surroundings
         self._requests = Requests(config)
         self._dispatcher = Dispatcher()
-        self._outlets: dict[asyncio.AbstractEventLoop, Outlet] = {}
         self._runtime: Runtime | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._inbox: Inbox | None = None
-        self._thread: threading.Thread | None = None
+        self._bridge: Bridge | None = None
         self._waiting: set[asyncio.Future[Any]] = set()  # of callers; nobody may wait for a node that has ended
 
     # --- life --------------------------------------------------------------------------------------------------
@@ -87,13 +82,6 @@ class Node:
             raise Unavailable(Reason.NODE_STOPPING, f"{self.node_id} was started before: make a new Node")
         caller_loop = asyncio.get_running_loop()
         self._dispatcher.deliver_to(caller_loop)
-        if self._own_thread:
-            self._loop = new_event_loop()
-            name = f"raftstore-{self.node_id}"
-            self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
-            self._thread.start()
-        else:
-            self._loop = caller_loop
         runtime = self._runtime = Runtime(
             self.config,
             self.node_id,
@@ -102,8 +90,9 @@ class Node:
             dispatcher=self._dispatcher,
             surroundings=self._surroundings,
         )
-        self._inbox = Inbox(self._loop, lambda: runtime.end_of_inputs())
-        runtime.answers_ready = self._flush_outlets
+        loop, thread = (new_event_loop(), f"raftstore-{self.node_id}") if self._own_thread else (caller_loop, None)
+        bridge = self._bridge = Bridge(loop, thread, lambda: runtime.end_of_inputs())
+        runtime.answers_ready = bridge.flush_outlets
         self._requests.mapping_epoch = runtime.requests.mapping_epoch = runtime.mapping_epoch
         try:
             await self._on_loop(self._runtime.open())
@@ -115,15 +104,11 @@ class Node:
 
     async def stop(self, *, drain: bool = False) -> None:
         """Stop gracefully: drain if asked, own nothing, hand leadership over, say goodbye, close."""
-        runtime, loop = self._runtime, self._loop
-        if runtime is None or loop is None or loop.is_closed():
+        runtime, bridge = self._runtime, self._bridge
+        if runtime is None or bridge is None or bridge.loop.is_closed():
             return
-        await self._on_loop(runtime.stop(drain=drain))
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            await asyncio.get_running_loop().run_in_executor(None, thread.join)
-            loop.close()
+        await bridge.run(runtime.stop(drain=drain))
+        if await bridge.close():
             self._release_waiting()
 
     def _release_waiting(self) -> None:
@@ -147,66 +132,36 @@ class Node:
         return self._runtime
 
     async def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the node's loop and wait for it here."""
-        loop = self._loop
-        assert loop is not None
-        if loop is asyncio.get_running_loop():
-            return await work
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+        assert self._bridge is not None
+        return await self._bridge.run(work)
 
     def _call(self, function: Callable[[], T]) -> T:
-        """Run a quick function on the node's thread and wait for it: the replica is touched nowhere else."""
-        loop, inbox = self._loop, self._inbox
-        assert loop is not None and inbox is not None
-        if _running_loop() is loop:
-            return function()
-        done: ThreadFuture[T] = ThreadFuture()
-
-        def run() -> None:
-            try:
-                done.set_result(function())
-            except BaseException as problem:
-                done.set_exception(problem)
-
-        inbox.post(run)
-        return done.result()
+        assert self._bridge is not None
+        return self._bridge.call(function)
 
     # --- one op --------------------------------------------------------------------------------------------------
     async def _op(self, request: Request) -> Session:
-        runtime, inbox = self._opened(), self._inbox
-        assert inbox is not None
+        runtime, bridge = self._opened(), self._bridge
+        assert bridge is not None
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         ticket = Ticket(request)
-        if loop is self._loop:
+        if loop is bridge.loop:
             ticket.deliver = lambda answer: _answer(future, answer)
             runtime.submit(ticket)
         else:
-            outlet = self._outlet_to(loop)
+            outlet = bridge.outlet_to(loop)
             ticket.deliver = lambda answer: outlet.answer(future, answer)
-            inbox.post(lambda: runtime.submit(ticket))
+            bridge.inbox.post(lambda: runtime.submit(ticket))
         self._waiting.add(future)
         try:
             answer = await future
         except asyncio.CancelledError:
-            inbox.post(lambda: runtime.caller_left(ticket))
+            bridge.inbox.post(lambda: runtime.caller_left(ticket))
             raise
         finally:
             self._waiting.discard(future)
         return session_or_raise(answer, runtime.op_id(ticket))
-
-    def _flush_outlets(self) -> None:
-        for outlet in list(self._outlets.values()):
-            outlet.flush()
-
-    def _outlet_to(self, loop: asyncio.AbstractEventLoop) -> Outlet:
-        outlet = self._outlets.get(loop)
-        if outlet is None:
-            assert self._loop is not None
-            for closed in [known for known in self._outlets if known.is_closed()]:
-                del self._outlets[closed]
-            outlet = self._outlets[loop] = Outlet(self._loop, loop)
-        return outlet
 
     async def create(
         self,
@@ -460,10 +415,3 @@ class Node:
 def _answer(future: asyncio.Future[Any], answer: Answer) -> None:
     if not future.done():
         future.set_result(answer)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

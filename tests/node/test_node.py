@@ -302,8 +302,8 @@ def test_an_op_posted_as_the_loop_ends_is_answered(tmp_path: Path) -> None:
     async def main() -> None:
         node = Node(config_in(tmp_path), "vpn-1", insecure=True)
         await node.start()
-        assert node._inbox is not None
-        node._inbox.post = lambda task: None  # type: ignore[method-assign]  # posted, and never run
+        assert node._bridge is not None
+        node._bridge.inbox.post = lambda task: None  # type: ignore[method-assign]  # posted, and never run
         caller = asyncio.create_task(node.create("s"))
         await asyncio.sleep(0)
         await node.stop()
