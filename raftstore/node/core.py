@@ -14,6 +14,7 @@ from random import Random
 from raftstore.codec.messages import MalformedMessage
 from raftstore.config import ClusterConfig
 from raftstore.errors import StorageError, Unavailable
+from raftstore.node.admission import Admission
 from raftstore.node.cluster_clock import ClusterClock
 from raftstore.node.courier import Courier
 from raftstore.node.late import LateBindings
@@ -155,7 +156,7 @@ class Core:
         self._timer_ns = 0
         self._tick_due_ns = clock.now_ns()
         self._ticks = 0
-        self._configured = False
+        self._admission = Admission(self)
         self._takes_ops = False  # looked at once per step: nothing that refuses changes in between
         self._applied_at_tick = 0
         self.last_pulse_ns = clock.now_ns()  # read by the watchdog
@@ -310,35 +311,7 @@ class Core:
     # --- callers -------------------------------------------------------------------------------------------------
     def why_refused(self) -> Unavailable | None:
         """Why this node takes no op right now: a refusal before any proposal, so it never has an effect."""
-        if self.stopped is not None:
-            return Unavailable(Reason.NODE_STOPPING, f"{self.node_id} has stopped: {self.stopped}")
-        if self.is_stopping:
-            return Unavailable(Reason.NODE_STOPPING, f"{self.node_id} is stopping")
-        if not self.raft.has_quorum:
-            return Unavailable(Reason.NO_QUORUM, self._quorum_detail())
-        if not self._is_configured():
-            return Unavailable(Reason.LEASE_LOST, f"{self.node_id}: the cluster's parameters are not committed yet")
-        if not self.lease.is_held:
-            return Unavailable(Reason.LEASE_LOST, f"{self.node_id} has not (re)gained its lease yet")
-        storage = self.why_storage_refuses()
-        if storage is not None:
-            return Unavailable(Reason.OVERLOADED, f"{self.node_id}: {storage}")
-        if self.proposals.is_full:
-            waiting = len(self.proposals)
-            return Unavailable(Reason.OVERLOADED, f"{self.node_id}: {waiting} ops wait (limits.pending_ops_max)")
-        return None
-
-    def _is_configured(self) -> bool:
-        """Whether the machine works by our configuration: no session may be made under other parameters."""
-        if not self._configured:
-            self._configured = not self.leader.differs(self.replica.machine.params)
-        return self._configured
-
-    def _quorum_detail(self) -> str:
-        missing = [p for p in self.raft.peer_ids if not self.raft.is_connected(p)]
-        if missing:
-            return f"{self.node_id} knows no leader; not connected to {', '.join(missing)}"
-        return f"{self.node_id} knows no leader; an election may be under way"
+        return self._admission.why_refused()
 
     def submit(
         self,
@@ -412,12 +385,9 @@ class Core:
 
     def read(self, waiter: Waiter) -> None:
         """Call `waiter(True)` once reading this replica is linearizable, or `waiter(False)`. Unavailable at once."""
-        if self.stopped is not None:
-            raise Unavailable(Reason.NODE_STOPPING, f"{self.node_id} has stopped: {self.stopped}")
-        if not self.raft.has_quorum:
-            raise Unavailable(Reason.NO_QUORUM, self._quorum_detail())
-        if self.reads.is_full:
-            raise Unavailable(Reason.OVERLOADED, f"{self.node_id}: too many reads wait")
+        refusal = self._admission.why_unread()
+        if refusal is not None:
+            raise refusal
         self.reads.add(waiter)
         self.ask_step()
 

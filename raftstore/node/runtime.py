@@ -16,7 +16,7 @@ from typing import Any
 
 from raftstore.config import ClusterConfig
 from raftstore.errors import InvalidArgument, OutcomeUnknown, RaftstoreError, Rejected, StorageError, Unavailable
-from raftstore.node import procedures
+from raftstore.node import handover, procedures
 from raftstore.node.answers import BEFORE_PROPOSAL, result_or_raise
 from raftstore.node.audit import AuditTrail
 from raftstore.node.core import INCARNATION_BITS, Core
@@ -32,7 +32,6 @@ from raftstore.node.sticky.keeper import Sticky
 from raftstore.node.surroundings import PRODUCTION, Surroundings
 from raftstore.ownership import Machine, MappedNode, SessionRecord, to_session
 from raftstore.ports import Clock
-from raftstore.raft.seams import LEADER
 from raftstore.transport.links import PeerLinks
 from raftstore.transport.ports import LinkHandler
 from raftstore.types import OpId, Reason, Session
@@ -211,9 +210,9 @@ class Runtime:
                 await self._drain_before_stop()
             core.stop_taking()
             self.fenced(core.lease.leave(), "NODE_STOPPING")
-            if core.replica.is_joined and await self._regains_quorum():
+            if core.replica.is_joined and await handover.regains_quorum(core, STOP_STEP_MS):
                 await procedures.leave(self, STOP_STEP_MS)
-            await self._hand_over()
+            await handover.give_up_leadership(core, STOP_STEP_MS)
             core.close("stopped")
         self.is_open = False
         self._housekeeping.cancel()
@@ -229,25 +228,6 @@ class Runtime:
             return
         if progress["failed"]:
             self.report("DRAIN_INCOMPLETE", f"{progress['failed']} sessions did not move: {progress['last_problem']}")
-
-    async def _regains_quorum(self) -> bool:
-        """Whether there is a leader to say goodbye to; waits for an election that may be under way."""
-        raft = self.core.raft
-        deadline_ns = self.clock.now_ns() + STOP_STEP_MS * 1_000_000
-        while not raft.has_quorum and raft.connected_count + 1 >= raft.quorum and self.core.stopped is None:
-            if self.clock.now_ns() >= deadline_ns:
-                break
-            await asyncio.sleep(READY_POLL_S)
-        return raft.has_quorum
-
-    async def _hand_over(self) -> None:
-        raft = self.core.raft
-        if raft.role != LEADER or raft.transfer_leadership() is None:
-            return
-        self.core.ask_step()
-        deadline_ns = self.clock.now_ns() + STOP_STEP_MS * 1_000_000
-        while raft.role == LEADER and self.clock.now_ns() < deadline_ns and self.core.stopped is None:  # noqa: ASYNC110
-            await asyncio.sleep(READY_POLL_S)  # the Raft node is sans-I/O: it tells nobody when its role changes
 
     async def _close_files(self) -> None:
         loop = asyncio.get_running_loop()
@@ -402,23 +382,7 @@ class Runtime:
         if self.sticky is not None:
             problem = "strategy sticky has no leader: to move sessions, change the mapping (raftstore mapping --help)"
             raise InvalidArgument("to", problem)
-        raft = self.core.raft
-        if raft.role != LEADER:
-            leader = raft.leader_id or "no node"
-            raise Unavailable(Reason.NO_QUORUM, f"{self.node_id} is not the leader ({leader} is): ask there")
-        if to == self.node_id:
-            return to
-        chosen = raft.transfer_leadership(to)
-        if chosen is None:
-            raise Unavailable(Reason.NO_QUORUM, f"{to or 'no node'} is connected and caught up: nobody can take over")
-        term = raft.term
-        self.core.ask_step()
-        deadline_ns = self.clock.now_ns() + 2 * self.config.timing.election_timeout_max_ms * 1_000_000
-        while self.clock.now_ns() < deadline_ns:
-            await asyncio.sleep(READY_POLL_S)
-            if raft.term != term and raft.leader_id is not None:
-                return str(raft.leader_id)
-        raise Unavailable(Reason.NO_QUORUM, f"{chosen} did not take over in time; {self.node_id} goes on leading")
+        return await handover.transfer_leadership(self.core, to)
 
     # --- news: what the core tells (CoreObserver) --------------------------------------------------------------------
     def fenced(self, lost: Sequence[tuple[str, int]], reason: str) -> None:
