@@ -18,6 +18,7 @@ from typing import Protocol
 from jepsen_like.cluster import namespaces, proxy
 from jepsen_like.cluster.proxy import Shape
 from jepsen_like.cluster.switch_process import SwitchProcess
+from raftstore.cli.temp_cluster import free_ports
 
 KINDS = ("auto", "namespaces", "loopback")
 PEER_PORT = 7400
@@ -119,7 +120,7 @@ class LoopbackHosts:
     def __init__(self, nodes: Sequence[str], seed: int) -> None:
         why = "needs network namespaces: a proxy sees no packets, only delay can be added"
         self.unavailable = {"loss, duplication, reordering": why}
-        ports = _free_ports(3 * len(nodes))
+        ports = free_ports(3 * len(nodes))
         size = len(nodes)
         self._ports = {node: (ports[i], ports[size + i]) for i, node in enumerate(nodes)}
         self._udp = {node: ports[2 * size + i] for i, node in enumerate(nodes)}
@@ -199,11 +200,3 @@ def choose(kind: str, nodes: Sequence[str], directory: Path, seed: int, *, shape
     loopback = LoopbackHosts(nodes, seed)
     loopback.unavailable["namespaces"] = why
     return loopback
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports

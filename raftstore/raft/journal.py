@@ -160,6 +160,7 @@ class HardenedJournal(Journal):  # type: ignore[misc]  # the library ships no ty
         self.durable_index = base_index
 
     def clear(self) -> None:
+        """The stock way to throw a whole log away at a restart (H6b): closed, and nothing of ours calls it."""
         raise NotImplementedError("a log is only reset to an installed snapshot")
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:

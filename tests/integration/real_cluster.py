@@ -25,6 +25,7 @@ import aiohttp
 from real_waiting import LOG_SHOWN_CHARS, WAIT_S, until
 
 import raftstore
+from raftstore.cli.temp_cluster import free_ports
 from raftstore.client import Client, NoAnswer, Unreachable
 from raftstore.config import ClusterConfig
 from raftstore.node.audit_lines import list_files
@@ -112,7 +113,7 @@ class RealCluster:
         self._ca = create_ca(self.name)
         self._ca.write(self.directory / "ca.pem", self.directory / "ca.key")
         self._issue(*self.node_ids)
-        self._ports = dict(zip(self.node_ids, _free_ports(len(self.node_ids)), strict=True))
+        self._ports = dict(zip(self.node_ids, free_ports(len(self.node_ids)), strict=True))
         self.write_config("cluster.conf")
         self.config = ClusterConfig.load(self.config_path)
 
@@ -125,7 +126,7 @@ class RealCluster:
         """One node more in cluster.conf, with a certificate; nobody has read it yet."""
         self._issue(node_id)
         self.node_ids.append(node_id)
-        self._ports[node_id] = _free_ports(1)[0]
+        self._ports[node_id] = free_ports(1)[0]
         self._weights[node_id] = weight
         self.reconfigure()
 
@@ -343,11 +344,3 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text().splitlines(keepends=True):
         if line.endswith("\n"):
             yield json.loads(line)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports

@@ -14,6 +14,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from jepsen_like.sim.disk import Change
+from jepsen_like.sim.disk import apply_change as carry_out
+
 
 class PowerLoss(BaseException):
     """The machine stopped in the middle of a call."""
@@ -33,16 +36,7 @@ class Inode:
 
 
 def apply_change(content: bytearray, kind: str, offset: int, data: bytes) -> None:
-    """Carry out one change of a file's bytes."""
-    if kind == "write":
-        if len(content) < offset + len(data):
-            content.extend(bytes(offset + len(data) - len(content)))
-        content[offset : offset + len(data)] = data
-    elif kind == "grow":
-        content.extend(bytes(max(0, offset - len(content))))
-    else:
-        del content[offset:]
-        content.extend(bytes(offset - len(content)))
+    carry_out(content, Change(kind, offset, data, 0))
 
 
 class FakeFile:
