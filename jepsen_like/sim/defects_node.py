@@ -114,10 +114,10 @@ def _keeps_after_snapshot(original: Any) -> Any:
 
 
 def _local_is_good_enough(original: Any) -> Any:
-    async def confirm_read(self: Any, timeout_ms: int | None) -> None:
-        return None
+    def read(self: Any, session_id: str, linearizable: bool, timeout_ms: int | None, deliver: Any) -> None:
+        original(self, session_id, False, timeout_ms, deliver)
 
-    return confirm_read
+    return read
 
 
 def _never_again(original: Any) -> Any:
@@ -181,7 +181,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         attribute(Elections, "_on_request_vote", _writes_no_vote),
         attribute(HardenedJournal, "add", _writes_what_it_owes),
     ),
-    "read-from-the-replica": attribute(runtime.Runtime, "confirm_read", _local_is_good_enough),
+    "read-from-the-replica": attribute(runtime.Runtime, "read", _local_is_good_enough),
     "forward-lost": several(
         attribute(courier.Courier, "follow_leader", _never_again),
         attribute(Core, "_lose_patience", _waits_for_ever),

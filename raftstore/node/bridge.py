@@ -15,8 +15,14 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future as ThreadFuture
 from typing import Any, TypeVar
 
+from raftstore.errors import Unavailable
+from raftstore.types import Reason
+
 T = TypeVar("T")
-Task = Callable[[], None]
+Task = Callable[[], object]
+Deliver = Callable[[Any], None]
+
+CALL_WAIT_S = 10.0  # for an answer of the node's thread to a blocking call
 
 
 class Inbox:
@@ -78,8 +84,7 @@ class Outlet:
 
 def _deliver(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
     for future, result in answers:
-        if not future.done():
-            future.set_result(result)
+        _answer(future, result)
 
 
 class Bridge:
@@ -89,6 +94,7 @@ class Bridge:
         self.loop = loop
         self.inbox = Inbox(loop, then)
         self._outlets: dict[asyncio.AbstractEventLoop, Outlet] = {}
+        self._waiting: dict[asyncio.Future[Any], Any] = {}  # of callers, with what they hear if the loop ends first
         self._thread: threading.Thread | None = None
         if thread_name is not None:
             self._thread = threading.Thread(target=loop.run_forever, name=thread_name, daemon=True)
@@ -100,8 +106,32 @@ class Bridge:
             return await work
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
 
+    async def ask(self, begin: Callable[[Deliver], object], if_it_ends: T) -> T:
+        """Begin something on the node's loop and wait here for the one answer that it delivers there.
+
+        The answer is `if_it_ends` when that loop ends before it could begin or answer.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiting[future] = if_it_ends  # before anything is posted: the loop may end at once
+        try:
+            if loop is self.loop:
+                begin(lambda answer: _answer(future, answer))
+            else:
+                outlet = self.outlet_to(loop)
+                try:
+                    self.inbox.post(lambda: begin(lambda answer: outlet.answer(future, answer)))
+                except RuntimeError:
+                    return if_it_ends
+            return await future
+        finally:
+            del self._waiting[future]
+
     def call(self, function: Callable[[], T]) -> T:
-        """Run a quick function on the node's thread and wait for it: the replica is touched nowhere else."""
+        """Run a quick function on the node's thread and wait for it: the replica is touched nowhere else.
+
+        Unavailable when that thread does not get to it within CALL_WAIT_S.
+        """
         if _running_loop() is self.loop:
             return function()
         done: ThreadFuture[T] = ThreadFuture()
@@ -112,8 +142,17 @@ class Bridge:
             except BaseException as problem:
                 done.set_exception(problem)
 
-        self.inbox.post(run)
-        return done.result()
+        try:
+            self.inbox.post(run)
+        except RuntimeError:
+            raise Unavailable(Reason.NODE_STOPPING, "the node's event loop has ended") from None
+        try:
+            return done.result(CALL_WAIT_S)
+        except TimeoutError:
+            if done.done():  # it is the function's own
+                raise
+            problem = f"the node's event loop has not answered for {CALL_WAIT_S:g} s"
+            raise Unavailable(Reason.OVERLOADED, problem) from None
 
     def outlet_to(self, loop: asyncio.AbstractEventLoop) -> Outlet:
         outlet = self._outlets.get(loop)
@@ -127,15 +166,22 @@ class Bridge:
         for outlet in list(self._outlets.values()):
             outlet.flush()
 
-    async def close(self) -> bool:
-        """End the node's thread, if it has one; whether it had until now. Its loop can then no longer be used."""
+    async def close(self) -> None:
+        """End the node's thread, if it has one. Its loop can then no longer be used, and nobody waits for it."""
         thread, self._thread = self._thread, None
         if thread is None:
-            return False
+            return
         self.loop.call_soon_threadsafe(self.loop.stop)
         await asyncio.get_running_loop().run_in_executor(None, thread.join)
         self.loop.close()
-        return True
+        for future, answer in list(self._waiting.items()):
+            with contextlib.suppress(RuntimeError):  # its loop has ended too
+                future.get_loop().call_soon_threadsafe(_answer, future, answer)
+
+
+def _answer(future: asyncio.Future[Any], answer: object) -> None:
+    if not future.done():
+        future.set_result(answer)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -9,7 +9,6 @@ session returns it as of that very transition, or raises: Rejected (the cluster 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from typing import Any, Self, TypeVar
@@ -32,6 +31,7 @@ from raftstore.types import Binding, OpId, Reason, Session, SessionState
 T = TypeVar("T")
 START_TIMEOUT_MS = 30_000
 CONSISTENCIES = ("linearizable", "local")
+STOPPED_BEFORE_ANSWER = Answer(False, Reason.DEADLINE_PASSED)  # the node's loop ended first
 
 
 class Node:
@@ -62,7 +62,6 @@ class Node:
         self._dispatcher = Dispatcher()
         self._runtime: Runtime | None = None
         self._bridge: Bridge | None = None
-        self._waiting: set[asyncio.Future[Any]] = set()  # of callers; nobody may wait for a node that has ended
 
     # --- life --------------------------------------------------------------------------------------------------
     async def __aenter__(self) -> Self:
@@ -108,15 +107,7 @@ class Node:
         if runtime is None or bridge is None or bridge.loop.is_closed():
             return
         await bridge.run(runtime.stop(drain=drain))
-        if await bridge.close():
-            self._release_waiting()
-
-    def _release_waiting(self) -> None:
-        """Ops that were posted in the very moment in which the node's loop ended: nobody else answers them."""
-        answer = Answer(False, Reason.DEADLINE_PASSED, detail=f"{self.node_id} has stopped")
-        for future in list(self._waiting):
-            with contextlib.suppress(RuntimeError):  # its loop has ended too
-                future.get_loop().call_soon_threadsafe(_answer, future, answer)
+        await bridge.close()
 
     async def wait_ready(self, wait_ms: int) -> None:
         """Returns once this node can serve. Unavailable, saying why not, after `wait_ms` milliseconds."""
@@ -135,6 +126,13 @@ class Node:
         assert self._bridge is not None
         return await self._bridge.run(work)
 
+    async def _ask(self, begin: Callable[[Callable[[Any], None]], object], if_it_ends: Any) -> Any:
+        assert self._bridge is not None
+        return await self._bridge.ask(begin, if_it_ends)
+
+    def _has_ended(self) -> Unavailable:
+        return Unavailable(Reason.NODE_STOPPING, f"{self.node_id} has stopped")
+
     def _call(self, function: Callable[[], T]) -> T:
         assert self._bridge is not None
         return self._bridge.call(function)
@@ -143,24 +141,17 @@ class Node:
     async def _op(self, request: Request) -> Session:
         runtime, bridge = self._opened(), self._bridge
         assert bridge is not None
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
         ticket = Ticket(request)
-        if loop is bridge.loop:
-            ticket.deliver = lambda answer: _answer(future, answer)
+
+        def begin(deliver: Callable[[Answer], object]) -> None:
+            ticket.deliver = deliver
             runtime.submit(ticket)
-        else:
-            outlet = bridge.outlet_to(loop)
-            ticket.deliver = lambda answer: outlet.answer(future, answer)
-            bridge.inbox.post(lambda: runtime.submit(ticket))
-        self._waiting.add(future)
+
         try:
-            answer = await future
+            answer = await bridge.ask(begin, STOPPED_BEFORE_ANSWER)
         except asyncio.CancelledError:
             bridge.inbox.post(lambda: runtime.caller_left(ticket))
             raise
-        finally:
-            self._waiting.discard(future)
         return session_or_raise(answer, runtime.op_id(ticket))
 
     async def create(
@@ -290,9 +281,15 @@ class Node:
         if consistency not in CONSISTENCIES:
             raise InvalidArgument("consistency", f"must be one of {', '.join(CONSISTENCIES)}")
         runtime = self._opened()
-        self._call(lambda: runtime.refuse_elsewhere(validate_session_id(session_id)))
-        if consistency == "linearizable":
-            await self._on_loop(runtime.confirm_read(self._requests.timeout_ms(timeout_ms)))
+        validate_session_id(session_id)
+        timeout = self._requests.timeout_ms(timeout_ms)
+        linearizable = consistency == "linearizable"
+        if linearizable or self.config.is_sticky:
+            problem = await self._ask(
+                lambda deliver: runtime.read(session_id, linearizable, timeout, deliver), self._has_ended()
+            )
+            if problem is not None:
+                raise problem
         return status.get_session(runtime, session_id)
 
     async def list_sessions(
@@ -305,7 +302,9 @@ class Node:
     ) -> list[Session]:
         """Sessions of this replica in the order of their ids, at most `limit` (1 to 1000) beyond `after`."""
         runtime = self._opened()
-        sessions = self._call(runtime.machine.sessions.copy)  # records are immutable, and a copy is quick
+        sessions = await self._ask(lambda deliver: deliver(runtime.machine.sessions.copy()), None)
+        if sessions is None:
+            raise self._has_ended()
         work = functools.partial(status.list_sessions, sessions, owner, state, limit, after)
         return await asyncio.get_running_loop().run_in_executor(None, work)
 
@@ -410,8 +409,3 @@ class Node:
         Return True to own the session after all; otherwise it is detached again with reason LATE_COMMIT.
         """
         self._dispatcher.on_late_commit = callback
-
-
-def _answer(future: asyncio.Future[Any], answer: Answer) -> None:
-    if not future.done():
-        future.set_result(answer)

@@ -26,6 +26,7 @@ from raftstore.node.link_adapter import CoreHandler, LinkAdapter, StickyHandler
 from raftstore.node.owned import Owned
 from raftstore.node.persistence import Persistence
 from raftstore.node.proposals import Answer, Pending
+from raftstore.node.read import Read
 from raftstore.node.replica import LATE_COMMIT
 from raftstore.node.requests import Request, Requests
 from raftstore.node.sticky.keeper import Sticky
@@ -318,24 +319,24 @@ class Runtime:
                 self.fenced([(record.session_id, record.epoch)], LATE_COMMIT)  # of a later caller, who must hear of it
             self._late(OpId(self.node_id, self.incarnation, ticket.seq), record)
 
-    async def confirm_read(self, timeout_ms: int | None) -> None:
-        """Returns when reading the replica is linearizable. Unavailable otherwise."""
-        timeout = self.config.timing.op_timeout_ms if timeout_ms is None else timeout_ms
-        deadline_ns = self.clock.now_ns() + timeout * 1_000_000
-        while True:
-            future: asyncio.Future[bool] = self._loop.create_future()
-            self.core.read(lambda good, f=future: None if f.done() else f.set_result(good))  # type: ignore[misc]
-            left_s = max(0, deadline_ns - self.clock.now_ns()) / 1e9
-            try:
-                async with asyncio.timeout(left_s):  # wait_for would forget a cancellation that comes with the answer
-                    if await future:
-                        return
-            except TimeoutError:
-                break
-            if self.clock.now_ns() >= deadline_ns:
-                break
-            await asyncio.sleep(READY_POLL_S)  # the leader changed: ask the next one
-        raise Unavailable(Reason.NO_QUORUM, f"{self.node_id}: no majority confirmed the read within {timeout} ms")
+    def read(
+        self,
+        session_id: str,
+        linearizable: bool,
+        timeout_ms: int | None,
+        deliver: Callable[[RaftstoreError | None], object],
+    ) -> None:
+        """Deliver None once this replica may be read about the session, or why not."""
+        elsewhere = None if self.sticky is None else self.sticky.refusal(session_id)
+        if elsewhere is not None and elsewhere.reason is Reason.OWNERSHIP_CONFLICT:
+            deliver(Rejected(elsewhere.reason, owner=elsewhere.owner, detail=elsewhere.detail))
+        elif elsewhere is not None:
+            deliver(Unavailable(elsewhere.reason, elsewhere.detail))
+        elif linearizable:
+            timeout = self.config.timing.op_timeout_ms if timeout_ms is None else timeout_ms
+            Read(self.core, self._loop, deliver, timeout).ask()
+        else:
+            deliver(None)
 
     # --- steering --------------------------------------------------------------------------------------------------
     def is_node_live(self, node_id: str) -> bool:
@@ -369,14 +370,6 @@ class Runtime:
     def mapping_epoch(self) -> int:
         """The epoch of the adopted mapping; 0 in the shared strategy."""
         return 0 if self.sticky is None else self.sticky.epoch()
-
-    def refuse_elsewhere(self, session_id: str) -> None:
-        """Raise Rejected or Unavailable unless this node is the one to ask about the session."""
-        refusal = None if self.sticky is None else self.sticky.refusal(session_id)
-        if refusal is not None and refusal.reason is Reason.OWNERSHIP_CONFLICT:
-            raise Rejected(refusal.reason, owner=refusal.owner, detail=refusal.detail)
-        if refusal is not None:
-            raise Unavailable(refusal.reason, refusal.detail)
 
     async def transfer_leadership(self, to: str | None) -> str:
         if self.sticky is not None:

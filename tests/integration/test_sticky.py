@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner, Result
 from real_cluster import RealCluster
-from real_waiting import binding, outcome_of, until
+from real_waiting import binding, created, outcome_of, until
 
 from raftstore.cli.main import main
 from raftstore.client import Client
@@ -416,7 +416,7 @@ def test_a_wiped_node_is_refused_its_range_until_it_is_declared_lost():
 
         async def taken():
             async with real.connect() as nodes:
-                assert (await nodes["vpn-3"].create(mine)).owner == "vpn-3"
+                assert (await created(nodes["vpn-3"], mine)).owner == "vpn-3"  # once it has its lease
 
         asyncio.run(taken())
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from raftstore.cli.bench_process import Process
+from raftstore.node.bridge import Bridge
 from raftstore.node.events import EventStream
-from raftstore.node.runtime import Runtime
 from raftstore.transport.dialer import Dialer
 from raftstore.transport.ports import LinkLimits
 
@@ -39,15 +39,10 @@ def news() -> Waiting:
 
 
 def a_read() -> Waiting:
-    """Of a caller, confirmed by the leader."""
-    waiters: list[Callable[[bool], None]] = []
-    runtime: Any = SimpleNamespace(
-        clock=SimpleNamespace(now_ns=lambda: 0),
-        core=SimpleNamespace(read=waiters.append),
-        node_id="n1",
-        _loop=asyncio.get_running_loop(),
-    )
-    return Runtime.confirm_read(runtime, 5_000), lambda: waiters[0](True)
+    """Or an op: of a caller, answered on the node's loop."""
+    delivers: list[Callable[[object], object]] = []
+    bridge = Bridge(asyncio.get_running_loop(), None, lambda: None)
+    return bridge.ask(delivers.append, None), lambda: delivers[0](None)
 
 
 @pytest.mark.parametrize("make", [an_answer, news, a_read])
