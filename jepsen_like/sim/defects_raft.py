@@ -166,6 +166,28 @@ def _votes_of_former_campaigns(self: Any, peer: str, message: Any, now: int) -> 
         self._lead(now)
 
 
+def _transfers_in_silence(original: Any) -> Any:
+    """Voters are set free, and reads go on as if they were not."""
+
+    def tick_transfer(self: Any, now: int) -> None:
+        original(self, now)
+        self._has_set_voters_free = False
+
+    return tick_transfer
+
+
+def _trusts_too_long(original: Any) -> Any:
+    """As if a voter stayed true until it is a candidate itself at the latest."""
+
+    def renew_read_lease(self: Any, now: int) -> None:
+        original(self, now)
+        if self.read_lease_until_ns:
+            extra_ns = self.timing.election_timeout_max_ns - self.timing.election_timeout_min_ns
+            self.read_lease_until_ns += extra_ns
+
+    return renew_read_lease
+
+
 RAFT_MUTANTS: dict[str, Mutant] = {
     "acknowledge-before-sync": attribute(outbox.Outbox, "release", lambda _: _at_once),
     "leader-counts-itself-before-sync": attribute(replication.Replication, "_advance_commit", lambda _: _counts_itself),
@@ -174,6 +196,11 @@ RAFT_MUTANTS: dict[str, Mutant] = {
     "vote-given-twice": attribute(election.Elections, "_on_request_vote", lambda _: _votes_twice),
     "vote-of-any-term-counts": attribute(election.Elections, "_on_response_vote", lambda _: _votes_of_former_campaigns),
     "read-without-quorum": attribute(reads.Reads, "read_index", lambda _: _read_at_once),
+    "read-lease-over-transfer": attribute(HardenedSyncObj, "_tick_transfer", _transfers_in_silence),
+    "read-lease-too-long": attribute(reads.Reads, "_renew_read_lease", _trusts_too_long),
+    "restarted-voter-is-free": attribute(
+        election.Elections, "_may_have_heard_leader", lambda _: lambda self, now: None
+    ),
     "commit-without-matching": several(
         attribute(replication.Replication, "_on_heartbeat", lambda _: _heartbeat_commits),
         attribute(replication.Replication, "_send_heartbeat", lambda _: _tells_everything),

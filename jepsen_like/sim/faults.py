@@ -172,10 +172,15 @@ class Faults(Ambushes):
             self.world.stop_gracefully(target, drain=False)
 
     def _transfer(self, rng: Random, target: Machine) -> Any:
+        """Leadership is handed over; at times whoever gives it hears nothing from that moment on."""
         leader = self.world.leader()
         if leader is None:
             return None
         others = [node for node in self.world.config.node_ids if node != leader.node_id]
         to = rng.choice((None, *others))
+        if rng.random() < 0.5:
+            lasts_ms = self.world.plan.timing["election_timeout_min_ms"] * rng.uniform(0.5, 2)
+            self._cut(rng, "transfer", leader.machine, [(other, leader.node_id) for other in others], lasts_ms)
+            self.world.note_reach()
         self.world.steer(leader, lambda: leader.node.transfer_leadership(to))
         return f"to {to}"

@@ -48,7 +48,11 @@ STYLES: dict[str, tuple[int, int, tuple[str, ...]]] = {  # how often of 100 seed
     "duel": (22, 4_500, (*LEASE_BREAKING, "gasp", "churn")),
     "storm": (10, 3_000, ("power_all", "power_all", "power", "flap", "slow_disk")),
     "amnesia": (8, 6_000, ("amnesia", "amnesia", "isolate", "flap")),
-    "coup": (14, 3_000, ("coup", "coup", "coup", "turncoat", "turncoat", "slow_link", "echo", "figure8", "figure8")),
+    "coup": (
+        14,
+        3_000,
+        ("coup", "coup", "coup", "turncoat", "turncoat", "slow_link", "echo", "figure8", "figure8", "transfer"),
+    ),
     "lag": (8, 4_000, ("lag", "lag", "lag", "isolate")),
     "orphan": (7, 6_000, ("orphan", "orphan", "isolate")),
 }

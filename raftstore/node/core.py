@@ -383,6 +383,10 @@ class Core:
         }
         self._submit(kind, None, builders[kind], callback)
 
+    def may_read_now(self) -> bool:
+        """Whether reading this replica is linearizable at this instant, without asking anybody. Any thread."""
+        return self.stopped is None and self.raft.holds_read_lease()
+
     def read(self, waiter: Waiter) -> None:
         """Call `waiter(True)` once reading this replica is linearizable, or `waiter(False)`. Unavailable at once."""
         refusal = self._admission.why_unread()

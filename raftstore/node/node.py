@@ -284,7 +284,7 @@ class Node:
         validate_session_id(session_id)
         timeout = self._requests.timeout_ms(timeout_ms)
         linearizable = consistency == "linearizable"
-        if linearizable or self.config.is_sticky:
+        if self.config.is_sticky or (linearizable and not runtime.core.may_read_now()):
             problem = await self._ask(
                 lambda deliver: runtime.read(session_id, linearizable, timeout, deliver), self._has_ended()
             )

@@ -12,6 +12,7 @@ def raft_timing(config: ClusterConfig) -> RaftTiming:
     return RaftTiming(
         election_timeout_min_ns=timing.election_timeout_min_ms * 1_000_000,
         election_timeout_max_ns=timing.election_timeout_max_ms * 1_000_000,
+        read_lease_ns=timing.election_timeout_min_ms * (1_000_000 - 2 * timing.max_clock_drift_ppm),  # of either clock
         heartbeat_interval_ns=timing.heartbeat_interval_ms * 1_000_000,
         append_bytes_max=min(config.limits.entry_bytes_max, config.limits.frame_bytes_max // 2),
         inflight_appends_max=config.limits.inflight_entries_max,

@@ -2,8 +2,8 @@
 
 Beyond the stock rules: votes are a set (H4); a vote leaves only after it is durable (the outbox holds it); a node
 asks whether it could win before it raises its term (pre-vote, H14); whoever heard of a leader within the minimum
-election timeout answers no candidate (stickiness), unless that leader itself asked for a transfer; a member that
-lost its disk neither votes nor campaigns until it caught up.
+election timeout answers no candidate (stickiness), unless that leader itself asked for a transfer, and whoever has
+just started may have heard of one; a member that lost its disk neither votes nor campaigns until it caught up.
 
 Why no two leaders share a term: a leader holds votes from a majority of distinct voters, each voter stores one
 vote per term before its answer leaves, and a voter that forgot its vote is no voter.
@@ -27,7 +27,7 @@ class Elections(Seams, ABC):
         """State of this part; called before the stock constructor runs."""
         self._cluster_ms = cluster_ms
         self._election_deadline_ns = 0
-        self._leader_contact_ns = -(1 << 62)  # when this node last heard of its leader
+        self._leader_contact_ns = -(1 << 62)  # when this node last heard of its leader, at the latest
         self._pre_vote_round = 0
         self._pre_votes: set[str] = set()
         self._votes: set[str] = set()
@@ -60,6 +60,11 @@ class Elections(Seams, ABC):
     def _may_campaign(self) -> bool:
         """A wiped member, a node whose log is being replaced, and a node that sees no majority stay quiet."""
         return self.journal.voter and not self._is_installing() and self.connected_count + 1 >= self.quorum
+
+    def _may_have_heard_leader(self, now: int) -> None:
+        """At a start: the process before this one may have answered a leader just now, unless it never promised."""
+        if self.term > 0:
+            self._leader_contact_ns = now
 
     def _hears_leader(self, now: int) -> bool:
         """Whether a leader is known to be in contact: then no candidate is helped against it."""

@@ -74,6 +74,7 @@ class HardenedSyncObj(Snapshots):
             "snapshot_response": self._on_snapshot_response,
             "timeout_now": self._on_timeout_now,
         }
+        self._may_have_heard_leader(clock.now_ns())
         self._reset_election_deadline(clock.now_ns())
 
     # --- inputs ------------------------------------------------------------------------------------------
@@ -121,6 +122,7 @@ class HardenedSyncObj(Snapshots):
         self._tick_transfer(now)
         self._advance_commit()
         self._SyncObj__applyLogEntries()
+        self._renew_read_lease(now)
         self._flush_reads(now)
         self._flush_appends(now)
 
@@ -171,6 +173,7 @@ class HardenedSyncObj(Snapshots):
 
     def _stop_leading(self) -> None:
         self._transfer_target = None
+        self.read_lease_until_ns = 0
         self._fail_reads()
         self._progress = {}
 
@@ -200,6 +203,8 @@ class HardenedSyncObj(Snapshots):
             self._transfer_target = None  # it did not take over: go on leading
         elif self._progress[self._transfer_target].match == self.last_log_index and now >= self._transfer_due_ns:
             self._transfer_due_ns = now + self.timing.heartbeat_interval_ns
+            self._has_set_voters_free = True
+            self.read_lease_until_ns = 0
             self._send(self._transfer_target, {"type": "timeout_now", "term": self.term})
 
     def _on_timeout_now(self, peer: str, message: Message, now: int) -> None:

@@ -30,6 +30,7 @@ class Replication(Elections):
         self._verified = (0, 0)  # (term, index): up to there our log is that of the term's leader
         self._noop_index = 0  # first entry of this leader's term
         self._leading_since_ns = 0
+        self._has_set_voters_free = False  # in this term, by asking one of them to take over
         self._stale_acks = 0
 
     # --- hooks of the other parts -----------------------------------------------------------------------
@@ -45,6 +46,7 @@ class Replication(Elections):
         self._set_role(LEADER, self.self_id)
         self._progress = {p: Progress(self.last_log_index, now) for p in self.peer_ids}
         self._leading_since_ns = now
+        self._has_set_voters_free = False
         self._heartbeat_due_ns = now
         self._noop_index = self._append_own(NO_OP)
 

@@ -83,6 +83,7 @@ class RaftTiming:
     election_timeout_min_ns: int = 300_000_000
     election_timeout_max_ns: int = 600_000_000
     heartbeat_interval_ns: int = 50_000_000
+    read_lease_ns: int = 294_000_000  # less than the minimum election timeout by the drift of both clocks
     commit_notice_ns: int = 5_000_000  # how long a follower that waits for nothing may not know the newest commit index
     append_bytes_max: int = 1 << 20  # one append_entries message, unless a single entry is larger; half a frame at most
     inflight_appends_max: int = 64  # unanswered append_entries per follower

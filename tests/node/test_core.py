@@ -1,5 +1,7 @@
 """The core among its peers: reads, refusals, links, snapshots, and how it fails closed."""
 
+from dataclasses import replace
+
 import pytest
 from virtual_cluster import BINDING, VirtualNode, World, ready_world, requests_of
 
@@ -31,6 +33,13 @@ def test_a_cut_off_leader_confirms_no_read() -> None:
     assert True not in told
 
 
+def without_read_lease(leader: VirtualNode) -> None:
+    """From now on its reads ask a majority."""
+    raft = leader.cor.raft
+    raft.timing = replace(raft.timing, read_lease_ns=0)
+    raft.step()
+
+
 def test_a_read_that_begins_while_cut_off_is_never_answered_from_memory() -> None:
     """At the instant of the cut the leader still thinks it leads: the read waits for a majority and fails."""
     world = ready_world(32)
@@ -38,6 +47,7 @@ def test_a_read_that_begins_while_cut_off_is_never_answered_from_memory() -> Non
     assert other.do(requests_of(world).create("s", BINDING, None, None, None)).reason is None
     told: list[bool] = []
     world.cut([old.node_id], notice_ms=60_000)
+    without_read_lease(old)
     old.cor.read(told.append)
     world.run(2_000)
     assert told == [False]
@@ -48,6 +58,7 @@ def test_a_reader_is_answered_though_another_link_of_the_leader_broke() -> None:
     world = ready_world(33)
     leader, (reader, third) = leader_and_others(world)
     told: list[bool] = []
+    without_read_lease(leader)
     reader.cor.read(told.append)
     assert world.run_until(lambda: bool(leader.cor.raft._reads), 100)
     leader.lose_peer(third.node_id, False)
@@ -61,6 +72,7 @@ def test_an_answer_for_an_earlier_connection_is_not_sent_to_the_next() -> None:
     world = ready_world(34)
     leader, (reader, _) = leader_and_others(world)
     told: list[bool] = []
+    without_read_lease(leader)
     reader.cor.read(told.append)
     assert world.run_until(lambda: bool(leader.cor.raft._reads), 100)
     sent: list[str] = []

@@ -22,6 +22,7 @@ async def node_with_a_deaf_leader(directory: Path, *, own_thread: bool) -> Async
         await node.create("s")
         assert node._runtime is not None
         waiters: Waiters = []
+        node._runtime.core.may_read_now = lambda: False  # type: ignore[method-assign]
         node._runtime.core.read = waiters.append  # type: ignore[method-assign]
         yield node, waiters
 
@@ -92,6 +93,8 @@ def test_what_waits_as_the_node_s_loop_ends_is_told_so(tmp_path: Path) -> None:
         node = Node(config_in(tmp_path), "vpn-1", insecure=True)
         await node.start()
         assert node._bridge is not None
+        assert node._runtime is not None
+        node._runtime.core.may_read_now = lambda: False  # type: ignore[method-assign]
         node._bridge.inbox.post = lambda task: None  # type: ignore[method-assign]  # posted, and never run
         callers = [asyncio.create_task(node.get("s")), asyncio.create_task(node.list_sessions())]
         await asyncio.sleep(0)

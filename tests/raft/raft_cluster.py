@@ -7,6 +7,7 @@ crosses as the bytes that production sends, through the same outbox; a crash for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -19,7 +20,14 @@ from raftstore.raft.peer_messages import decode
 from raftstore.raft.seams import LEADER, RaftTiming
 from raftstore.raft.snapshots import SnapshotFile
 
-TIMING = RaftTiming(snapshot_chunk_bytes=64, snapshot_window_chunks=3, append_bytes_max=700, inflight_appends_max=4)
+TIMING = RaftTiming(
+    snapshot_chunk_bytes=64,
+    snapshot_window_chunks=3,
+    append_bytes_max=700,
+    inflight_appends_max=4,
+    read_lease_ns=0,  # every read asks a majority
+)
+LEASED = replace(TIMING, read_lease_ns=RaftTiming().read_lease_ns)
 Message = dict[str, Any]
 
 

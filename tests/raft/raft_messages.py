@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from raft_cluster import Cluster, Member
+from raft_cluster import TIMING, Cluster, Member
 
 from raftstore.raft.journal import Entry
 from raftstore.raft.peer_messages import decode, encode
-from raftstore.raft.seams import LEADER
+from raftstore.raft.seams import LEADER, RaftTiming
 
 
 def entry(index: int, term: int, payload: bytes = b"") -> Entry:
@@ -80,8 +80,10 @@ def ack(
 class Alone:
     """One member of a cluster whose peers are played by the test."""
 
-    def __init__(self, ids: Sequence[str] = ("a", "b", "c"), who: str = "a", seed: int = 1) -> None:
-        self.cluster = Cluster(ids, seed=seed, auto_sync=False)
+    def __init__(
+        self, ids: Sequence[str] = ("a", "b", "c"), who: str = "a", seed: int = 1, timing: RaftTiming = TIMING
+    ) -> None:
+        self.cluster = Cluster(ids, seed=seed, auto_sync=False, timing=timing)
         self.member: Member = self.cluster[who]
         self.raft = self.member.raft
         self.cluster.sent = []
@@ -112,13 +114,15 @@ class Alone:
 
     def lead(self, term: int = 1) -> None:
         """Let it win the election of `term`."""
+        others = [i for i in self.cluster.ids if i != self.member.id]
         while self.raft.term < term:
             self.cluster.now += 700_000_000
             self.member.step()
-            answer = {"type": "pre_vote_response", "term": 0, "granted": True}
-            self.hear("b", answer | {"round": self.raft._pre_vote_round})
-        self.hear("b", vote(term))
-        self.hear("c", vote(term))
+            answer = {"type": "pre_vote_response", "term": 0, "granted": True, "round": self.raft._pre_vote_round}
+            for peer in others[: self.raft.quorum - 1]:
+                self.hear(peer, answer)
+        for peer in others:
+            self.hear(peer, vote(term))
         assert self.raft.role == LEADER, self.cluster.describe()
 
     def terms(self) -> list[int]:

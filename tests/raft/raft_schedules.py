@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from raft_cluster import MS, Cluster, Member
+from raft_cluster import LEASED, MS, TIMING, Cluster, Member
 
 from raftstore.raft.hardened import HardenedSyncObj
 from raftstore.raft.seams import LEADER
@@ -106,6 +106,7 @@ class Checker:
             if index < began:
                 self.fail(f"a read at {member.id} answered index {index}, {began} was committed before it began")
 
+        member.clock.ns = self.cluster.now
         member.raft.read_index(answered)
 
 
@@ -147,7 +148,13 @@ class Schedule:
         self.mode, self.steps = mode, steps
         delay = self.rng.choice([0.5, 2, 10, 30])
         self.cluster = Cluster(
-            "abcde"[: mode.nodes], seed=seed, delay_ms=delay, node_class=node_class, auto_sync=False, new=mode.new
+            "abcde"[: mode.nodes],
+            seed=seed,
+            delay_ms=delay,
+            timing=LEASED if seed % 2 else TIMING,
+            node_class=node_class,
+            auto_sync=False,
+            new=mode.new,
         )
         self.cluster.reorder, self.cluster.late = mode.reorder, mode.late
         self.checker = Checker(self.cluster)
