@@ -7,13 +7,12 @@ files do: a crash loses what was not written yet, and the log brings it again.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from jepsen_like.sim.scheduler import Life, Scheduler
-from raftstore.node.audit_lines import batch_lines
+from raftstore.node.audit_lines import batch_lines, parse_line
 from raftstore.ownership.events import GENESIS_HEAD
 
 
@@ -43,7 +42,8 @@ class AuditShelf:
                 gap = {"event": "AuditGap", "from": batch.first, "to": batch.last, "index": batch.log_index}
                 lines.append(gap | {"head": batch.head.hex()})
             else:
-                lines += [json.loads(line) for line in batch_lines(batch.events, batch.head).splitlines()]
+                spelled = batch_lines(batch.events, batch.head).splitlines(keepends=True)
+                lines += [fields for line in spelled if (fields := parse_line(line)) is not None]
         return lines
 
     def wipe(self) -> None:

@@ -20,6 +20,7 @@ from typing import BinaryIO, Protocol
 
 from raftstore.errors import StorageError
 from raftstore.node.audit_lines import (
+    FORMAT,
     LINE_BYTES_MAX,
     Line,
     Position,
@@ -265,7 +266,7 @@ class AuditFiles:
 
 def _sealed_header(line: bytes) -> Line | None:
     fields = parse_line(line)
-    return fields if fields is not None and "audit" in fields and is_sealed(line, fields) else None
+    return fields if fields is not None and fields.get("audit") == FORMAT and is_sealed(line, fields) else None
 
 
 def _last_batch(file: BinaryIO, size: int, header_bytes: int) -> tuple[int, Position | None]:

@@ -349,7 +349,7 @@ def test_audit_verify_finds_a_changed_event(ran: ClusterConfig, tmp_path: Path) 
     """A rewritten line is damage in that file, and a difference to the other trail."""
     data = copied(ran, tmp_path)
     file = next((data / "audit").iterdir())
-    file.write_text(file.read_text().replace('"session_id":"a"', '"session_id":"x"'))
+    file.write_text(file.read_text().replace(',"a",', ',"x",'))
     result = cli("audit", "verify", str(data / "audit"))
     assert result.exit_code == 1
     assert "DAMAGED" in result.stdout

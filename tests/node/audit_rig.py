@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from raftstore.node.audit import AuditTrail, Pace
 from raftstore.node.audit_files import OsDisk
-from raftstore.node.audit_lines import list_files
+from raftstore.node.audit_lines import list_files, parse_line
 from raftstore.node.audit_verify import verify_files
 from raftstore.ownership.events import GENESIS_HEAD, REATTACHED, chain_next, pack_events
 
@@ -176,4 +175,4 @@ class Rig:
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
+    return [parse_line(line) or {} for line in path.read_bytes().splitlines(keepends=True)]

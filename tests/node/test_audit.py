@@ -34,7 +34,7 @@ def test_every_event_is_one_line_and_the_chain_verifies(tmp_path: Path) -> None:
 def test_the_quick_spelling_of_a_batch_is_the_plain_one() -> None:
     """The writer's fast way gives the very bytes that an auditor gets from the events' JSON form."""
     rng = random.Random(7)
-    texts = [None, "", "vpn-1", 'a"b\\c},{', "\x7f~", "caf\u00e9 \u2028 \U0001f600", "x" * 300]
+    texts = [None, "", "vpn-1", 'a"b\\c},{', "\x7f~", "],[", '["', "caf\u00e9 \u2028 \U0001f600", "x" * 300]
     numbers = [0, 1, 2**53 - 1, 2**64 - 1, 1_700_000_000_999]
     for _ in range(500):
         n, t = (lambda: rng.choice(numbers)), (lambda: rng.choice(texts))
@@ -113,7 +113,7 @@ def test_files_rotate_and_the_oldest_are_removed(tmp_path: Path) -> None:
 def test_one_group_spreads_over_files(tmp_path: Path) -> None:
     """A backlog larger than a file is written file by file in order."""
     log = history(60)
-    rig = Rig(tmp_path / "audit", file_bytes_max=3000)
+    rig = Rig(tmp_path / "audit", file_bytes_max=2000)
     trail = rig.trail()
     for batch in log:
         trail.append(*batch)
