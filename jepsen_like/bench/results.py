@@ -94,7 +94,8 @@ def _most(resident: Mapping[str, int | None]) -> int | None:
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    return [_machine(result), _peers(result), _measured(result), *_problems(result)]
+    compared = [_peers(result), _measured(result)] if result["summary"] or result["absent"] else []
+    return [_machine(result), *compared, *_problems(result)]
 
 
 def _machine(result: Mapping[str, Any]) -> Table:

@@ -39,20 +39,20 @@ async def rounds(plan: Plan, peers: Mapping[str, Peer], say: Say) -> dict[str, A
     problems: list[str] = []
     limit_rows = []
     for number, name in plan.turns():
-        limit_rows.append(await _in_directory(limits.measure))  # at every turn: they change with the machine's mood
+        limit_rows.append(await in_directory(limits.measure))  # at every turn: they change with the machine's mood
 
         async def turn(directory: Path, name: str = name, number: int = number) -> list[dict[str, Any]]:
             return await _turn(plan, peers[name], number, directory, say)
 
         try:
-            rows += await _in_directory(turn)
+            rows += await in_directory(turn)
         except (RaftstoreError, OSError) as problem:
             problems.append(f"{name}, round {number + 1}: {problem}")
             say(problems[-1])
     return {"rows": rows, "limits": limit_rows, "problems": problems}
 
 
-async def _in_directory(work: Callable[[Path], Awaitable[T]]) -> T:
+async def in_directory(work: Callable[[Path], Awaitable[T]]) -> T:
     """Run in a temporary directory, which is removed."""
     directory = temporary_directory()
     try:

@@ -40,7 +40,7 @@ def row(peer: str, per_second: float, latency_us: int, **more: Any) -> dict[str,
 
 def made_up() -> dict[str, Any]:
     rows = [row("raftstore", 900.0, 400), row("other", 300.0, 800), row("raftstore", 1_100.0, 400)]
-    found = {"rows": rows, "limits": [TURN, {**TURN, "sync_op_ms": 0.3}], "problems": []}
+    found = {"rows": rows, "limits": [TURN, {**TURN, "sync_op_ms": 0.3}], "problems": [], "trials": {}, "findings": []}
     return command.complete(PLAN, {}, {"gone": "apt-get install gone"}, found)
 
 

@@ -1,0 +1,22 @@
+"""The trials by name, in the order in which they are run, and their sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jepsen_like.bench.trials.base import Trial
+
+TRIALS: dict[str, Trial] = {}
+QUICK: dict[str, Mapping[str, Any]] = {}
+"""Fields of a trial that --quick sets."""
+
+
+def sized(name: str, *, quick: bool, given: Mapping[str, Any]) -> Trial:
+    """The trial, with its quick sizes if asked for, and with those sizes that are given (None: as usual)."""
+    trial: Any = TRIALS[name]
+    fields = {field.name for field in dataclasses.fields(trial)}
+    chosen = {key: value for key, value in given.items() if value is not None and key in fields}
+    found: Trial = dataclasses.replace(trial, **{**(QUICK.get(name, {}) if quick else {}), **chosen})
+    return found
