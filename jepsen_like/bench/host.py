@@ -11,7 +11,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from jepsen_like.bench.load import Load
@@ -44,6 +44,11 @@ class Host:
         self._load = Load(target)
         self._syncs = syncs
 
+    def request(self, name: str) -> Callable[..., Awaitable[dict[str, Any]]]:
+        """One of these, or one that the target has beside them (AttributeError: neither)."""
+        found: Callable[..., Awaitable[dict[str, Any]]] = getattr(self, name, None) or getattr(self._target, name)
+        return found
+
     async def prepare(self, callers: int) -> dict[str, Any]:
         await self._load.prepare(callers)
         return {}
@@ -68,7 +73,7 @@ async def serve(given: Mapping[str, Any], syncs: SyncCounter) -> None:
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             request = json.loads(line)
             try:
-                answer = await getattr(host, request.pop("do"))(**request)
+                answer = await host.request(request.pop("do"))(**request)
             except Exception as problem:  # said to who asked; the process goes on
                 answer = {"error": f"{type(problem).__name__}: {problem}"}
             print(json.dumps(answer), flush=True)

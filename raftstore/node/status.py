@@ -137,6 +137,7 @@ def _peers(runtime: Runtime) -> list[dict[str, Any]]:
         row["incarnation"] = None if info is None else f"{info.incarnation:016x}"
         row["address"] = None if info is None else info.address
         row["rtt_us"] = None if info is None else info.rtt_us
+        row["queued_bytes"] = None if info is None else info.queued_bytes
     return rows
 
 
@@ -149,6 +150,7 @@ def _nodes(runtime: Runtime) -> list[dict[str, Any]]:
             "live": not view.left and view.lease_until_ms > now_ms,
             "draining": view.draining,
             "left": view.left,
+            "lease_until_ms": view.lease_until_ms,  # cluster time
             "lease_remaining_ms": max(0, view.lease_until_ms - now_ms),
             "sessions": view.sessions_owned,
             "attached": view.sessions_attached,

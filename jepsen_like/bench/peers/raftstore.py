@@ -33,11 +33,12 @@ def _ports(config: ClusterConfig) -> list[int]:
 
 @dataclass(frozen=True)
 class RaftstoreEmbedded:
-    """`own_thread` as of Node."""
+    """`own_thread` as of Node; `target` is what the callers' process can be asked for."""
 
     name: str = "raftstore"
     about: str = "the node in the callers' process; Raft; mutual TLS between nodes, every sync on, audit trail on"
     own_thread: bool = True
+    target: str = "raftstore_embedded"
 
     def presence(self) -> Presence:
         return _presence()
@@ -48,7 +49,7 @@ class RaftstoreEmbedded:
     async def start(self, directory: Path) -> Cluster:
         config = write_cluster(directory, "bench", NODES, SETTINGS)
         given = {
-            "target": "raftstore_embedded",
+            "target": self.target,
             "config": str(directory / "cluster.conf"),
             "own_thread": self.own_thread,
         }

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from jepsen_like.bench.trials.base import Trial
+from jepsen_like.bench.trials.outage import Outage
 
-TRIALS: dict[str, Trial] = {}
-QUICK: dict[str, Mapping[str, Any]] = {}
+TRIALS: dict[str, Trial] = {trial.name: trial for trial in (Outage(),)}
+QUICK: dict[str, Mapping[str, Any]] = {"outage": {"kills": 3}}
 """Fields of a trial that --quick sets."""
 
 
