@@ -153,7 +153,7 @@ def complete(
         "absent": dict(absent),
         "limits": limits,
         "summary": summary,
-        "targets": findings.rows([*findings.compared(summary, limits), *found["findings"]]),
+        "targets": findings.rows([*findings.compared(summary, limits, is_asked=bool(plan.cases)), *found["findings"]]),
         "trials": dict(found["trials"]),
         "problems": list(found["problems"]),
         "limits_by_turn": list(found["limits"]),

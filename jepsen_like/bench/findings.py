@@ -6,6 +6,7 @@ limits of the same run. What could not be measured has its row all the same and 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,10 +25,13 @@ NOT_COMPARED = "not asked for: --parts comparison"
 Entries = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
-def compared(summary: Sequence[Mapping[str, Any]], known: Mapping[str, float]) -> list[Finding]:
+def compared(
+    summary: Sequence[Mapping[str, Any]], known: Mapping[str, float], *, is_asked: bool = True
+) -> list[Finding]:
     """Targets 1, 2 and 3. Ratios are those of the same run."""
     entries = {(entry["case"], entry["peer"]): entry for entry in summary}
-    return [*_rates(entries), *_latencies(entries, known), *_reads(entries, known)]
+    found = [*_rates(entries), *_latencies(entries, known), *_reads(entries, known)]
+    return found if is_asked else [dataclasses.replace(finding, note=NOT_COMPARED) for finding in found]
 
 
 def _rates(entries: Entries) -> list[Finding]:

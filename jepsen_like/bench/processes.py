@@ -1,7 +1,8 @@
 """What processes have used, read from /proc and from `ss`; None wherever this machine does not tell.
 
-CPU seconds, resident memory, bytes written to files (pages that became dirty, as the kernel accounts them: a write that
-goes over the same page twice between two write-backs counts once), bytes sent on TCP connections.
+CPU seconds, resident memory, threads, descriptors; bytes written to files (pages that became dirty, as the kernel
+accounts them: a write that goes over the same page twice between two write-backs counts once); bytes sent on TCP
+connections.
 """
 
 from __future__ import annotations
@@ -34,6 +35,18 @@ def resident_bytes(pid: int) -> int | None:
 
 def written_bytes(pid: int) -> int | None:
     return _field(Path(f"/proc/{pid}/io"), "write_bytes", 1)
+
+
+def threads(pid: int) -> int | None:
+    return _field(Path(f"/proc/{pid}/status"), "Threads", 1)
+
+
+def descriptors(pid: int) -> int | None:
+    """Open files and sockets."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return None
 
 
 def _field(path: Path, name: str, unit: int) -> int | None:

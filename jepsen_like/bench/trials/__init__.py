@@ -7,10 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from jepsen_like.bench.trials.base import Trial
+from jepsen_like.bench.trials.idle import Idle
+from jepsen_like.bench.trials.minority import Minority
 from jepsen_like.bench.trials.outage import Outage
+from jepsen_like.bench.trials.soak import Soak
 
-TRIALS: dict[str, Trial] = {trial.name: trial for trial in (Outage(),)}
-QUICK: dict[str, Mapping[str, Any]] = {"outage": {"kills": 3}}
+TRIALS: dict[str, Trial] = {trial.name: trial for trial in (Outage(), Minority(), Idle(), Soak())}
+QUICK: dict[str, Mapping[str, Any]] = {
+    "outage": {"kills": 3},
+    "minority": {"seconds": 1.0},
+    "idle": {"settle_seconds": 2.0, "seconds": 5.0},
+    "soak": {"soak_seconds": 10.0},
+}
 """Fields of a trial that --quick sets."""
 
 

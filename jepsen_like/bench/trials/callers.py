@@ -43,7 +43,11 @@ class Callers:
     async def begin(self, count: int) -> None:
         """Returns when every caller has its session."""
         sessions = await asyncio.gather(*(self._make() for _ in range(count)))
-        self._tasks = [asyncio.create_task(self._caller(session)) for session in sessions]
+        delays_s = (self._pace_s * number / count for number in range(count))  # or a slow pace would march in step
+        self._tasks = [
+            asyncio.create_task(self._caller(session, delay_s))
+            for session, delay_s in zip(sessions, delays_s, strict=True)
+        ]
 
     async def end(self) -> None:
         for task in self._tasks:
@@ -80,8 +84,9 @@ class Callers:
                 return await self._node.create(uuid.uuid4().hex, binding=BINDING)
             await asyncio.sleep(ANEW_S)
 
-    async def _caller(self, session: Session) -> None:
+    async def _caller(self, session: Session, delay_s: float) -> None:
         clock, node = self._now_ns, self._node
+        await asyncio.sleep(delay_s)
         while True:
             begun = clock()
             try:

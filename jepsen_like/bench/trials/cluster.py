@@ -97,6 +97,11 @@ class TrialCluster:
         raise BenchFailed(f"waited {AGREE_WAIT_S:g} s in vain until {what}")
 
 
+async def nap(seconds: float) -> None:
+    """Let what is measured go on; a negative time is none."""
+    await asyncio.sleep(max(0.0, seconds))
+
+
 @contextlib.asynccontextmanager
 async def three_nodes(directory: Path) -> AsyncIterator[TrialCluster]:
     """Ready on entry; gone on the way out, paused or not."""
