@@ -30,7 +30,7 @@ class Trials(Embedded):
 
     async def view(self) -> dict[str, Any]:
         status = self._node.status()
-        return {name: status[name] for name in ("ready", "quorum", "leader", "role")}
+        return {name: status[name] for name in ("ready", "quorum", "leader", "role", "term")}
 
     async def queues(self) -> dict[str, Any]:
         """How much waits in this node, by the name of the queue."""
@@ -41,9 +41,14 @@ class Trials(Embedded):
         return found
 
     # ---- callers
-    async def begin(self, callers: int, pace_s: float) -> dict[str, Any]:
+    async def gather(self, callers: int, pace_s: float) -> dict[str, Any]:
+        """Callers with a session each, that wait for `begin`."""
         self._callers = Callers(self._node, pace_s)
-        await self._callers.begin(callers)
+        await self._callers.prepare(callers)
+        return {}
+
+    async def begin(self) -> dict[str, Any]:
+        self._trying().begin()
         return {}
 
     async def take(self) -> dict[str, Any]:

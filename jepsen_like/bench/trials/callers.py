@@ -14,7 +14,7 @@ from typing import Any
 
 from jepsen_like.bench.histogram import Histogram
 from jepsen_like.bench.targets.raftstore_embedded import BINDING
-from raftstore.errors import OutcomeUnknown, RaftstoreError, Rejected, Unavailable
+from raftstore.errors import OutcomeUnknown, Rejected, Unavailable
 from raftstore.node.node import Node
 from raftstore.ports import SystemClock
 from raftstore.types import Session
@@ -30,6 +30,7 @@ class Callers:
         self._node = node
         self._pace_s = pace_s
         self._now_ns = SystemClock().now_ns  # the same clock in every process of this machine
+        self._sessions: list[Session] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._recent: deque[tuple[int, int]] = deque(maxlen=COMMITS_KEPT)
         self._waiting: list[tuple[int, asyncio.Future[int]]] = []
@@ -40,9 +41,13 @@ class Callers:
         self._committed, self._refused = Histogram(), Histogram()
         self._outcomes: Counter[str] = Counter()
 
-    async def begin(self, count: int) -> None:
-        """Returns when every caller has its session."""
-        sessions = await asyncio.gather(*(self._make() for _ in range(count)))
+    async def prepare(self, count: int) -> None:
+        """Returns when each of so many callers has its session."""
+        self._sessions = await asyncio.gather(*(self._make() for _ in range(count)))
+
+    def begin(self) -> None:
+        """They start to call."""
+        sessions, count = self._sessions, len(self._sessions)
         delays_s = (self._pace_s * number / count for number in range(count))  # or a slow pace would march in step
         self._tasks = [
             asyncio.create_task(self._caller(session, delay_s))
@@ -96,9 +101,11 @@ class Callers:
             except Unavailable as refusal:
                 self._refused.record((clock() - begun,))
                 self._outcomes[str(refusal.reason)] += 1
-            except (Rejected, OutcomeUnknown) as problem:
+            except OutcomeUnknown as problem:
+                self._outcomes[str(problem.reason)] += 1  # the next try tells, by the version
+            except Rejected as problem:
                 self._outcomes[str(problem.reason)] += 1
-                session = await self._look_again(session)
+                session = await self._as_it_stands(problem.session)
             else:
                 self._committed_op(begun, clock())
             if self._pace_s:
@@ -114,12 +121,8 @@ class Callers:
                 if not future.done():
                     future.set_result(ended)
 
-    async def _look_again(self, session: Session) -> Session:
-        """The session as it stands now, or a new one where it has been lost to another node."""
-        while True:
-            try:
-                found = await self._node.get(session.session_id)
-            except RaftstoreError:
-                await asyncio.sleep(ANEW_S)
-                continue
-            return found if found.owner == self._node.node_id else await self._make()
+    async def _as_it_stands(self, session: Session | None) -> Session:
+        """What a refusal told of the session, or a new one where it has been lost to another node."""
+        if session is not None and session.owner == self._node.node_id:
+            return session
+        return await self._make()

@@ -46,6 +46,11 @@ class TrialCluster:
         chosen = self.present if nodes is None else nodes
         return list(await asyncio.gather(*(self.ask(node, do, **arguments) for node in chosen)))
 
+    async def callers(self, count: int, pace_s: float) -> None:
+        """So many per present node, and they have begun."""
+        await self.ask_all("gather", callers=count, pace_s=pace_s)
+        await self.ask_all("begin")
+
     # ---- what happens to nodes
     def kill(self, node: str) -> int:
         """`kill -9`; the moment of it, in nanoseconds."""

@@ -22,6 +22,7 @@ from raftstore.cli.bench_process import BenchFailed
 
 REFUSED_MS_MAX = 5.0
 IDLE_PACE_S = 0.25  # of each caller of a node that is idle otherwise
+LATE_S = 2.5  # until ops that were proposed before the cut have all been given up
 ROLES = ("leader", "follower")
 REFUSALS = ("NO_QUORUM", "LEASE_LOST")
 WHAT = {"idle": "callers in a steady stream", "load": "callers at full load before and during the cut"}
@@ -56,12 +57,17 @@ class Minority:
         others = [node for node in cluster.present if node != alone]
         calling = cluster.present if load == "load" else [alone]
         pace_s = 0.0 if load == "load" else IDLE_PACE_S
-        await cluster.ask_all("begin", calling, callers=self.callers, pace_s=pace_s)
+        await cluster.ask_all("gather", calling, callers=self.callers, pace_s=pace_s)
         if load == "load":
+            await cluster.ask_all("begin")
             await nap(self.seconds)
         for node in others:
             cluster.pause(node)
         await cluster.until(lambda: _knows(cluster, alone), f"{alone} knows that it is in the minority")
+        if load == "idle":
+            await cluster.ask(alone, "begin")
+        else:
+            await nap(LATE_S)
         await cluster.ask(alone, "take")  # what was answered before it knew does not count
         await nap(self.seconds)
         found = await cluster.ask(alone, "take")

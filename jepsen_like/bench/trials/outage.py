@@ -76,8 +76,10 @@ async def _repeat(
 
 async def _leader_killed(cluster: TrialCluster, _number: int) -> dict[str, Any]:
     leader = await cluster.leader()
-    await cluster.ask_all("begin", callers=CALLERS, pace_s=PACE_S)
+    await cluster.callers(CALLERS, PACE_S)
+    term = await _term(cluster)
     found = await _first_commits(cluster, cluster.kill(leader))
+    found["terms"] = await _term(cluster) - term
     await cluster.ask_all("end")
     await cluster.restart(leader)
     return found
@@ -85,12 +87,19 @@ async def _leader_killed(cluster: TrialCluster, _number: int) -> dict[str, Any]:
 
 async def _leader_paused(cluster: TrialCluster, _number: int) -> dict[str, Any]:
     leader = await cluster.leader()
-    await cluster.ask_all("begin", callers=CALLERS, pace_s=PACE_S)
+    await cluster.callers(CALLERS, PACE_S)
+    term = await _term(cluster)
     found = await _first_commits(cluster, cluster.pause(leader))
+    found["terms"] = await _term(cluster) - term
     cluster.resume(leader)
     await cluster.leader()
     await cluster.ask_all("end")
     return found
+
+
+async def _term(cluster: TrialCluster) -> int:
+    """More than one term per outage means that an election was lost."""
+    return max(int(view["term"]) for view in await cluster.ask_all("view"))
 
 
 async def _first_commits(cluster: TrialCluster, moment_ns: int) -> dict[str, Any]:

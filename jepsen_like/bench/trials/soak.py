@@ -47,7 +47,7 @@ class Soak:
 
     async def run(self, directory: Path, say: Say) -> TrialResult:
         async with three_nodes(directory) as cluster:
-            await cluster.ask_all("begin", callers=self.callers, pace_s=0.0)
+            await cluster.callers(self.callers, 0.0)
             await cluster.ask_all("take")
             series = await self._sampled(cluster, say)
             counted = await cluster.ask_all("take")
