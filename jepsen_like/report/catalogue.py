@@ -15,11 +15,16 @@ from jepsen_like.report.material import checks_of
 RUNS_MAX = 1_000  # listed; older ones are counted
 RESULT_BYTES_MAX = 16 << 20
 FAILED_SHOWN = 6
-RUN_FILES = ("history.jsonl", "test.json", "results.json")  # one of them makes a directory a run
+RUN_FILES = ("history.jsonl", "test.json", "results.json")  # one of them makes a directory a run of a test
+BENCH_FILE = "bench.json"  # and this one a run of the benchmark, which nothing judges
+PICTURES = (".png",)  # shown in the page of a directory
 
 
 class Listed(NamedTuple):
-    """A run in the list. `word`: PASS, FAIL, UNKNOWN, or "no verdict" while it runs and after a crash."""
+    """A run in the list. `word`: PASS, FAIL, UNKNOWN, or "no verdict" while it runs and after a crash; "bench".
+
+    Of a benchmark `failed` names the targets that it missed.
+    """
 
     path: str  # below the store: NAME/TIME, or sim-SEED
     name: str
@@ -42,7 +47,7 @@ def directories(store: Path) -> list[Path]:
         inside = [run for name in names for run in name.iterdir() if run.is_dir() and not run.is_symlink()]
     except OSError:
         return []
-    runs = [run for run in names + inside if any((run / file).exists() for file in RUN_FILES)]
+    runs = [run for run in names + inside if any((run / file).exists() for file in (*RUN_FILES, BENCH_FILE))]
     return sorted(runs, key=lambda run: (_when(run), str(run)), reverse=True)
 
 
@@ -56,22 +61,41 @@ def _when(run: Path) -> float:
 
 def listed(run: Path, store: Path) -> Listed:
     """One run's row; damaged files make a row without a verdict."""
+    if (run / BENCH_FILE).exists():
+        return _bench(run, store)
     results, test = _object(run / "results.json"), _object(run / "test.json")
     if "test" in results and not test:
         inside = results["test"]
         test = inside if isinstance(inside, dict) else {}
     word, look = word_of(results["valid"]) if "valid" in results else ("no verdict", "none")
     failed = [check.name for check in checks_of(results) if check.valid is not True]
+    events = results.get("events")
+    return _row(
+        run,
+        store,
+        word=word,
+        look=look,
+        events=events if isinstance(events, int) else None,
+        seed=test.get("seed", results.get("seed")),
+        failed=tuple(failed),
+    )
+
+
+def _bench(run: Path, store: Path) -> Listed:
+    """A run of the benchmark: figures, no verdict."""
+    targets = _object(run / BENCH_FILE).get("targets")
+    rows = [row for row in targets if isinstance(row, dict)] if isinstance(targets, list) else []
+    missed = dict.fromkeys(f"target {row.get('target')}" for row in rows if row.get("met") is False)
+    return _row(run, store, word="bench", look="none", events=None, seed=None, failed=tuple(missed))
+
+
+def _row(run: Path, store: Path, **told: Any) -> Listed:
     return Listed(
         path=run.relative_to(store).as_posix(),
         name=run.name if run.parent == store else run.parent.name,
         time=datetime.fromtimestamp(_when(run)).strftime("%Y-%m-%d %H:%M:%S"),
-        word=word,
-        look=look,
-        events=results.get("events") if isinstance(results.get("events"), int) else None,
-        seed=test.get("seed", results.get("seed")),
-        failed=tuple(failed),
         has_index=(run / "index.html").exists(),
+        **told,
     )
 
 
@@ -115,10 +139,12 @@ def render_directory(directory: Path, title: str) -> str:
     for path in found:
         name = path.name + ("/" if path.is_dir() else "")
         items.append(f'<li><a href="{quote(name)}">{escape(name)}</a></li>')
-    hint = ""
+    hint = "".join(
+        f'<p><img src="{quote(path.name)}" alt="{escape(path.stem)}"></p>' for path in found if path.suffix in PICTURES
+    )
     if (directory / "history.jsonl").exists() and (directory / "test.json").exists():
         how = "<code>python -m jepsen_like analyze</code>"
-        hint = f"<p>This run has no report yet; it gets one at its end, or from {how}.</p>"
+        hint += f"<p>This run has no report yet; it gets one at its end, or from {how}.</p>"
     return page(
         title, f'<p><a href="/">all runs</a></p><h1>{escape(title)}</h1>{hint}<ul id="files">{"".join(items)}</ul>'
     )

@@ -95,6 +95,25 @@ def test_simulated_runs_are_listed_too(store: Path) -> None:
     assert find(store, "sim-7/data/note.txt") is None and find(store, "sim-7/n1.log") is not None
 
 
+def test_runs_of_the_benchmark_are_listed_beside_those_of_tests(store: Path) -> None:
+    """They have no verdict; the targets that they missed are named, and their table and picture can be looked at."""
+    run = store / "bench" / "20260104T030405.000"
+    run.mkdir(parents=True)
+    targets = [{"target": "4", "met": False}, {"target": "4", "met": False}, {"target": "5", "met": True}]
+    (run / "bench.json").write_text(json.dumps({"targets": [*targets, {"target": "7", "met": None}]}))
+    (run / "bench.txt").write_text("figures")
+    (run / "bench.png").write_bytes(b"\x89PNG")
+    row = catalogue.listed(catalogue.directories(store)[0], store)
+    assert (row.name, row.word, row.failed) == ("bench", "bench", ("target 4",))
+    assert "target 4" in catalogue.render(store)
+    text = catalogue.render_directory(run, row.path)
+    assert '<img src="bench.png"' in text and 'href="bench.txt"' in text
+    assert find(store, f"{row.path}/bench.txt") is not None
+    for damaged in ("", "[]", '{"targets": 3}', '{"targets": [3]}'):
+        (run / "bench.json").write_text(damaged)
+        assert catalogue.listed(run, store).failed == ()
+
+
 def test_an_empty_store_says_so(tmp_path: Path) -> None:
     """And so does one that is not there any more."""
     assert "No run is kept here" in catalogue.render(tmp_path)
