@@ -38,8 +38,12 @@ from raftstore.raft.seams import LEADER, InvariantViolation
 from raftstore.raft.snapshots import SnapshotStore
 from raftstore.types import Reason
 
-TICK_NS = 100_000_000  # house-keeping: leases, sweeps, what owns() may answer
-HEADS_EVERY_TICKS = 10  # how often a leader lets its followers compare chain heads
+TICK_NS = 100_000_000  # house-keeping at the latest: leases, sweeps, what owns() may answer
+TICK_EARLY_NS = (
+    55_000_000  # by so much it may come early, with a step that runs anyway: waking up costs an idle node most
+)
+TIMER_EARLY_NS = 20_000_000  # a timer may fire this much too early: setting it anew at every step would cost more
+HEADS_EVERY_NS = 1_000_000_000  # how often a leader lets its followers compare chain heads
 PATIENCE_GRACE_MS = 150  # a caller waits this much beyond the deadline for the entry that decides
 GROUPS_IN_FLIGHT_MAX = 4
 INCARNATION_BITS = 62
@@ -155,7 +159,7 @@ class Core:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._tick_due_ns = clock.now_ns()
-        self._ticks = 0
+        self._heads_due_ns = clock.now_ns()
         self._admission = Admission(self)
         self._takes_ops = False  # looked at once per step: nothing that refuses changes in between
         self._applied_at_tick = 0
@@ -249,7 +253,7 @@ class Core:
 
     def _run_step(self) -> None:
         now = self.clock.now_ns()
-        if now >= self._tick_due_ns:
+        if now >= self._tick_due_ns - TICK_EARLY_NS:
             self._tick(now)
         if self.raft.role == LEADER:
             self.leader.propose()
@@ -276,12 +280,12 @@ class Core:
         if self.courier.resend_at_ns is not None:
             due = min(due, self.courier.resend_at_ns)
         if self._timer is not None:
-            if self._timer_ns <= due and not self._timer.cancelled():
+            if self._timer_ns <= due <= self._timer_ns + TIMER_EARLY_NS and not self._timer.cancelled():
                 return  # it fires early enough, and sets itself again
             self._timer.cancel()
         self._timer_ns = due
-        delay_s = max(0, due - self.clock.now_ns()) / 1e9
-        self._timer = self._loop.call_later(delay_s, self._on_timer)
+        delay_ms = max(0, -(-(due - self.clock.now_ns()) // 1_000_000))  # up: uvloop rounds, and would fire early
+        self._timer = self._loop.call_later(delay_ms / 1_000, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -289,7 +293,6 @@ class Core:
 
     def _tick(self, now: int) -> None:
         self._tick_due_ns = now + TICK_NS
-        self._ticks += 1
         self.last_pulse_ns = now
         raft = self.raft
         stuck = raft.last_applied == self._applied_at_tick and raft.commit_index > raft.last_applied
@@ -300,7 +303,8 @@ class Core:
             self.late.tick()
         for pending in self.proposals.decide_unknown(self.replica.machine.clock_ms):
             self.replica.finish(pending, Answer(True, Reason.REQUEST_EXPIRED), waits=False)
-        if raft.role == LEADER and self._ticks % HEADS_EVERY_TICKS == 0:
+        if raft.role == LEADER and now >= self._heads_due_ns:
+            self._heads_due_ns = now + HEADS_EVERY_NS
             self.courier.send_heads()
         self.on_tick()
 
