@@ -41,6 +41,16 @@ def threads(pid: int) -> int | None:
     return _field(Path(f"/proc/{pid}/status"), "Threads", 1)
 
 
+def wakes(pid: int) -> int | None:
+    """How often its threads have gone to sleep, and so been woken, all together."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return None
+    counts = [_field(task / "status", "voluntary_ctxt_switches", 1) for task in tasks]
+    return sum(count for count in counts if count is not None)
+
+
 def descriptors(pid: int) -> int | None:
     """Open files and sockets."""
     try:

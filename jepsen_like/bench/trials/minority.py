@@ -21,7 +21,6 @@ from jepsen_like.bench.trials.cluster import TrialCluster, nap, three_nodes
 from raftstore.cli.bench_process import BenchFailed
 
 REFUSED_MS_MAX = 5.0
-IDLE_PACE_S = 0.25  # of each caller of a node that is idle otherwise
 LATE_S = 2.5  # until ops that were proposed before the cut have all been given up
 ROLES = ("leader", "follower")
 REFUSALS = ("NO_QUORUM", "LEASE_LOST")
@@ -30,23 +29,25 @@ WHAT = {"idle": "callers in a steady stream", "load": "callers at full load befo
 
 @dataclass(frozen=True)
 class Minority:
-    """`callers` per node; `seconds` of each of the four measurements."""
+    """`callers` per node; `seconds` of each measurement; `idle_pace_s` between a caller's tries at an idle node."""
 
     callers: int = 256
     seconds: float = 5.0
+    roles: tuple[str, ...] = ROLES
+    idle_pace_s: float = 0.25
     name: str = "minority"
     about: str = "reattach refused by a node that knows it is in the minority, idle and under load"
     target: str = "5"
 
     @property
     def estimate_seconds(self) -> float:
-        return 5 + len(ROLES) * len(WHAT) * (self.seconds + 5)
+        return 5 + len(self.roles) * len(WHAT) * (self.seconds + 5)
 
     async def run(self, directory: Path, say: Say) -> TrialResult:
         figures: dict[str, Any] = {}
         async with three_nodes(directory) as cluster:
             for load in WHAT:
-                for role in ROLES:
+                for role in self.roles:
                     say(f"minority: {load}, the {role} is cut off ...")
                     figures[f"{load}/{role}"] = await self._cut(cluster, load, role)
         return TrialResult(figures, self._findings(figures))
@@ -56,7 +57,7 @@ class Minority:
         alone = leader if role == "leader" else next(node for node in cluster.present if node != leader)
         others = [node for node in cluster.present if node != alone]
         calling = cluster.present if load == "load" else [alone]
-        pace_s = 0.0 if load == "load" else IDLE_PACE_S
+        pace_s = 0.0 if load == "load" else self.idle_pace_s
         await cluster.ask_all("gather", calling, callers=self.callers, pace_s=pace_s)
         if load == "load":
             await cluster.ask_all("begin")
@@ -79,7 +80,7 @@ class Minority:
     def _findings(self, figures: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
         found = []
         for load, what in WHAT.items():
-            rows = [figures[f"{load}/{role}"] for role in ROLES]
+            rows = [figures[f"{load}/{role}"] for role in self.roles]
             worst = max(rows, key=lambda row: float(row["p99_ms"]))
             rate = ", ".join(f"{row['per_second']:,.0f}" for row in rows)
             note = f"p50 {worst['p50_ms']:.2f}, worst {worst['max_ms']:.1f} ms; {rate} refusals/s"

@@ -1,9 +1,9 @@
 """Full load for long: resident memory, open descriptors, threads and queues of every node, sampled all along.
 
-The judgement: the first half is warming up. Of the second half the first third is compared with the last.
-Resident memory has grown if the median of the last third lies more than MEMORY_PERCENT_MAX above that of the first;
-descriptors and threads, if it lies above at all. Queues swing with the load: one has grown if the median of the last
-third lies above all that the first third held.
+The judgement: the first half is warming up. Of the second half the first third is compared with the last. Resident
+memory has grown if the median of the last third lies more than MEMORY_PERCENT_MAX above that of the first (a run
+shorter than JUDGED_FROM_S does not judge it); descriptors and threads, if it lies above at all. Queues swing with the
+load: one has grown if the median of the last third lies above all that the first third held.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from raftstore.cli.bench_process import BenchFailed
 SAMPLES = 240  # over the whole soak
 SAID_EVERY_S = 30.0
 MEMORY_PERCENT_MAX = 1.0
+JUDGED_FROM_S = 120.0  # a shorter run is all warming up: its memory is not judged
 COUNTED = {"descriptors": "open descriptors", "threads": "threads"}
 NOT_QUEUES = ("resident_bytes", *COUNTED)
 
@@ -61,7 +62,9 @@ class Soak:
             "outcomes": [one["outcomes"] for one in counted],
             "samples": series,
         }
-        return TrialResult(figures, findings(series, f"{self.soak_seconds:g} s at {rate:,.0f} transitions/s"))
+        return TrialResult(
+            figures, findings(series, self.soak_seconds, f"{self.soak_seconds:g} s at {rate:,.0f} transitions/s")
+        )
 
     async def _sampled(self, cluster: TrialCluster, say: Say) -> Series:
         series: Series = {node: {} for node in cluster.present}
@@ -94,12 +97,12 @@ async def _sample(cluster: TrialCluster, node: str) -> dict[str, float]:
     return found
 
 
-def findings(series: Mapping[str, Mapping[str, Sequence[float]]], note: str) -> list[Finding]:
+def findings(series: Mapping[str, Mapping[str, Sequence[float]]], soak_seconds: float, note: str) -> list[Finding]:
     """One row each for memory, descriptors, threads and all queues: of the node that grew most."""
-    memory = max(percent_grown(found["resident_bytes"]) for found in series.values())
-    rows = [
-        Finding("7", "full load, growth of resident memory", memory, "%", MEMORY_PERCENT_MAX, note=note),
-    ]
+    memory: float | None = max(percent_grown(found["resident_bytes"]) for found in series.values())
+    if soak_seconds < JUDGED_FROM_S:
+        memory, note = None, f"needs {JUDGED_FROM_S:g} s; {note}"
+    rows = [Finding("7", "full load, growth of resident memory", memory, "%", MEMORY_PERCENT_MAX, note=note)]
     for name, what in COUNTED.items():
         most = max(growth(found[name]) for found in series.values())
         rows.append(Finding("7", f"full load, growth of {what}", most, "", 0.0))
