@@ -317,6 +317,19 @@ class Core:
         """Why this node takes no op right now: a refusal before any proposal, so it never has an effect."""
         return self._admission.why_refused()
 
+    @staticmethod
+    def _refuse_if(refusal: Unavailable | None) -> None:
+        """Raise it, if there is one.
+
+        The name must go first: an exception that its own traceback leads back to waits for the garbage collector, with
+        all that the frames on the way hold, and refusals come by the ten thousand where callers have no majority.
+        """
+        if refusal is not None:
+            try:
+                raise refusal
+            finally:
+                del refusal
+
     def submit(
         self,
         kind: str,
@@ -330,9 +343,7 @@ class Core:
     ) -> int:
         """Propose an op; `callback` is called once. Its number. Unavailable when it is refused before that."""
         if not self._takes_ops or self.proposals.is_full:
-            refusal = self.why_refused()
-            if refusal is not None:
-                raise refusal
+            self._refuse_if(self.why_refused())
             self._takes_ops = True
         return self._submit(kind, session_id, build, callback, timeout_ms, binds, gives_up).seq
 
@@ -393,9 +404,7 @@ class Core:
 
     def read(self, waiter: Waiter) -> None:
         """Call `waiter(True)` once reading this replica is linearizable, or `waiter(False)`. Unavailable at once."""
-        refusal = self._admission.why_unread()
-        if refusal is not None:
-            raise refusal
+        self._refuse_if(self._admission.why_unread())
         self.reads.add(waiter)
         self.ask_step()
 
