@@ -317,13 +317,17 @@ class Core:
         """Why this node takes no op right now: a refusal before any proposal, so it never has an effect."""
         return self._admission.why_refused()
 
+    def why_not_taken(self) -> Unavailable | None:
+        """The same for one op, asked often: None when it would be proposed."""
+        if self._takes_ops and not self.proposals.is_full:
+            return None
+        refusal = self.why_refused()
+        self._takes_ops = refusal is None
+        return refusal
+
     @staticmethod
     def _refuse_if(refusal: Unavailable | None) -> None:
-        """Raise it, if there is one.
-
-        The name must go first: an exception that its own traceback leads back to waits for the garbage collector, with
-        all that the frames on the way hold, and refusals come by the ten thousand where callers have no majority.
-        """
+        """Raise it, if there is one. The name goes first: else its traceback led back to it, work for the collector."""
         if refusal is not None:
             try:
                 raise refusal
@@ -342,9 +346,7 @@ class Core:
         gives_up: bool = False,
     ) -> int:
         """Propose an op; `callback` is called once. Its number. Unavailable when it is refused before that."""
-        if not self._takes_ops or self.proposals.is_full:
-            self._refuse_if(self.why_refused())
-            self._takes_ops = True
+        self._refuse_if(self.why_not_taken())
         return self._submit(kind, session_id, build, callback, timeout_ms, binds, gives_up).seq
 
     def _submit(

@@ -265,19 +265,20 @@ class Runtime:
                 self.counters[f"refused:{elsewhere.reason}"] += 1
                 answered(Answer(True, elsewhere.reason, detail=elsewhere.detail, owner=elsewhere.owner))
                 return
-        try:
-            ticket.seq = self.core.submit(
-                request.kind,
-                request.session_id,
-                request.build,
-                answered,
-                timeout_ms=request.timeout_ms,
-                binds=request.binds,
-                gives_up=request.gives_up,
-            )
-        except Unavailable as refusal:
+        refusal = self.core.why_not_taken()
+        if refusal is not None:  # told, not raised: without a majority every caller comes here at once
             self.counters[f"refused:{refusal.reason}"] += 1
             answered(Answer(True, refusal.reason, detail=refusal.detail))
+            return
+        ticket.seq = self.core.submit(
+            request.kind,
+            request.session_id,
+            request.build,
+            answered,
+            timeout_ms=request.timeout_ms,
+            binds=request.binds,
+            gives_up=request.gives_up,
+        )
 
     async def execute(self, request: Request, *, begun: bool = False) -> Session | None:
         """One op of the node's own procedures, also while it refuses callers' ops because it stops.

@@ -1,11 +1,15 @@
 """The core among its peers: reads, refusals, links, snapshots, and how it fails closed."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
 from virtual_cluster import BINDING, VirtualNode, World, ready_world, requests_of
 
+from raftstore.errors import Unavailable
 from raftstore.node import peer_messages as node_messages
+from raftstore.node.core import Core
 from raftstore.ownership import join, pack_group
 from raftstore.types import Reason, SessionState
 
@@ -13,6 +17,43 @@ from raftstore.types import Reason, SessionState
 def leader_and_others(world: World) -> tuple[VirtualNode, list[VirtualNode]]:
     assert world.leader is not None
     return world.nodes[world.leader], [n for n in world.nodes.values() if n.node_id != world.leader]
+
+
+def test_a_refusal_leaves_nothing_for_the_garbage_collector() -> None:
+    """Callers without a majority are refused by the ten thousand: nobody may have to wait for what they leave."""
+    world = ready_world(30)
+    leader, _ = leader_and_others(world)
+    world.cut([leader.node_id])
+    assert world.run_until(lambda: not leader.cor.raft.has_quorum, 2_000)
+    request = requests_of(world).reattach("s", 1, BINDING, None, None)
+
+    def refused() -> weakref.ref[Unavailable]:
+        try:
+            leader.cor.submit(request.kind, request.session_id, request.build, lambda _answer: None)
+        except Unavailable as refusal:
+            return weakref.ref(refusal)
+        raise AssertionError("taken")
+
+    gc.disable()
+    try:
+        assert refused()() is None
+    finally:
+        gc.enable()
+
+
+def test_an_idle_follower_is_woken_by_its_leader_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own house-keeping goes with the leader's beats: waking up is what an idle node costs."""
+    world = ready_world(34)
+    _, followers = leader_and_others(world)
+    fired: list[Core] = []
+    ticked: list[Core] = []
+    on_timer, tick = Core._on_timer, Core._tick
+    monkeypatch.setattr(Core, "_on_timer", lambda core: (fired.append(core), on_timer(core)))
+    monkeypatch.setattr(Core, "_tick", lambda core, now: (ticked.append(core), tick(core, now)))
+    world.run(3_000)
+    for follower in followers:
+        assert fired.count(follower.cor) <= 3  # the first were set before
+        assert ticked.count(follower.cor) >= 29
 
 
 def test_a_cut_off_leader_confirms_no_read() -> None:
