@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from raftstore.cli.bench_process import BenchFailed
 
 SECONDS = 0.05
 INTERRUPT_WAIT_S = 30
+POLL_S = 0.02
 
 
 @pytest.fixture
@@ -45,14 +47,19 @@ def no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def processes_of(directory: Path) -> list[str]:
     """Command lines of running processes that name a directory."""
-    found = []
+    return list(pids_of(directory).values())
+
+
+def pids_of(directory: Path) -> dict[int, str]:
+    """The same by their pids."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes()
         except OSError:
             continue
         if os.fsencode(directory) in line and path.parent.name != str(os.getpid()):
-            found.append(line.replace(b"\0", b" ").decode(errors="replace"))
+            found[int(path.parent.name)] = line.replace(b"\0", b" ").decode(errors="replace")
     return found
 
 
@@ -116,12 +123,12 @@ def test_a_peer_that_fails_is_named_and_the_next_one_is_measured() -> None:
     assert found["problems"] == [f"{name}, round 1: n1 said nothing" for name in plan.peers]
 
 
-def test_an_interrupt_leaves_nothing_behind(short_directory: Path, tmp_path: Path) -> None:
-    """In the middle of a measurement: no process, no directory, no half result."""
-    options = ["--peers", "raftstore", "--concurrency", "1", "--seconds", "60", "--rounds", "1"]
+def ended_by(number: signal.Signals, options: list[str], until: Callable[[str], bool], *places: Path) -> None:
+    """Start a benchmark, send the signal once `until` holds of what it said, and look that nothing is left."""
+    temporary, store = places
     child = subprocess.Popen(
-        [sys.executable, "-m", "jepsen_like", "bench", *options, "--store", str(tmp_path / "store")],
-        env={**python_environment(), "TMPDIR": str(short_directory)},
+        [sys.executable, "-m", "jepsen_like", "bench", *options, "--store", str(store)],
+        env={**python_environment(), "TMPDIR": str(temporary)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -129,20 +136,47 @@ def test_an_interrupt_leaves_nothing_behind(short_directory: Path, tmp_path: Pat
     try:
         assert child.stderr is not None
         said = ""
-        while "transition/1/leader" not in said:
+        while not until(said):
             line = child.stderr.readline()
             assert line, said
             said += line
-        assert processes_of(short_directory)
-        child.send_signal(signal.SIGINT)
+        assert processes_of(temporary)
+        child.send_signal(number)
         said += child.communicate(timeout=INTERRUPT_WAIT_S)[1]
     finally:
         child.kill()
         child.communicate()
     assert (child.returncode, "nothing is left running" in said) == (255, True), said
-    assert processes_of(short_directory) == []
-    assert list(short_directory.iterdir()) == []
-    assert not (tmp_path / "store").exists()
+    assert processes_of(temporary) == []
+    assert list(temporary.iterdir()) == []
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_nothing_behind(number: signal.Signals, short_directory: Path, tmp_path: Path) -> None:
+    """In the middle of a measurement: no process, no directory, no half result."""
+    options = ["--peers", "raftstore", "--concurrency", "1", "--seconds", "60", "--rounds", "1"]
+    ended_by(number, options, lambda said: "transition/1/leader" in said, short_directory, tmp_path / "store")
+
+
+def test_a_trial_that_is_ended_leaves_no_stopped_node(short_directory: Path, tmp_path: Path) -> None:
+    """In the middle of a cut, while two nodes are stopped and cannot hear anything but SIGKILL."""
+
+    def is_cut(said: str) -> bool:
+        return "cut off" in said and wait_stopped(short_directory) == 2
+
+    ended_by(signal.SIGTERM, ["--parts", "minority"], is_cut, short_directory, tmp_path / "store")
+
+
+def wait_stopped(directory: Path) -> int:
+    """How many processes of a directory are stopped, once there are any."""
+    end = time.monotonic() + INTERRUPT_WAIT_S
+    while time.monotonic() < end:
+        states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids_of(directory)]
+        if states.count("T") > 1:
+            return states.count("T")
+        time.sleep(POLL_S)
+    return 0
 
 
 def test_an_unknown_peer_is_a_bad_argument() -> None:
