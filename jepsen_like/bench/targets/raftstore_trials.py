@@ -30,7 +30,8 @@ class Trials(Embedded):
 
     async def view(self) -> dict[str, Any]:
         status = self._node.status()
-        return {name: status[name] for name in ("ready", "quorum", "leader", "role", "term")}
+        found = {name: status[name] for name in ("ready", "quorum", "leader", "role", "term")}
+        return {**found, "connected": sum(row["connected"] for row in status["peers"])}
 
     async def queues(self) -> dict[str, Any]:
         """How much waits in this node, by the name of the queue."""

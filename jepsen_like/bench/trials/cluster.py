@@ -80,16 +80,21 @@ class TrialCluster:
 
     # ---- waiting
     async def leader(self) -> str:
-        """The one that all present nodes name, once they are all ready."""
+        """The one that all present nodes name, once they are all ready and have links to each other.
+
+        A node that comes back is ready as soon as its leader reaches it; were that leader lost before the others reach
+        it, too, there would be two faults at once.
+        """
         found: list[str] = []
 
         async def agreed() -> bool:
             views = await self.ask_all("view")
             named = {view["leader"] for view in views}
             found[:] = [str(name) for name in named]
-            return all(view["ready"] for view in views) and len(named) == 1 and found[0] in self.present
+            whole = all(view["ready"] and view["connected"] == len(views) - 1 for view in views)
+            return whole and len(named) == 1 and found[0] in self.present
 
-        await self.until(agreed, "all nodes are ready and agree on a leader")
+        await self.until(agreed, "all nodes are ready, linked, and agree on a leader")
         return found[0]
 
     async def until(self, holds: Callable[[], Awaitable[bool]], what: str) -> None:
