@@ -124,9 +124,9 @@ def test_one_node_that_grows_is_enough(row: int, name: str, values: list[float])
     assert met == [number != row for number in range(4)]
 
 
-def test_a_short_soak_claims_nothing_about_memory() -> None:
-    """A process that has just begun grows: its memory is told in the figures, not judged."""
-    assert soak.findings(series(), 10, "")[0].is_met is None
+def test_a_short_soak_claims_nothing_about_memory_and_queues() -> None:
+    """A process that has just begun grows: both are told in the figures, not judged."""
+    assert [found.is_met for found in soak.findings(series(), 10, "")] == [None, True, True, None]
 
 
 # ---- on real nodes

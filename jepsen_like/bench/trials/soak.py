@@ -1,9 +1,9 @@
 """Full load for long: resident memory, open descriptors, threads and queues of every node, sampled all along.
 
 The judgement: the first half is warming up. Of the second half the first third is compared with the last. Resident
-memory has grown if the median of the last third lies more than MEMORY_PERCENT_MAX above that of the first (a run
-shorter than JUDGED_FROM_S does not judge it); descriptors and threads, if it lies above at all. Queues swing with the
-load: one has grown if the median of the last third lies above all that the first third held.
+memory has grown if the median of the last third lies more than MEMORY_PERCENT_MAX above that of the first; descriptors
+and threads, if it lies above at all. Queues swing with the load: one has grown if the median of the last third lies
+above all that the first third held. A run shorter than JUDGED_FROM_S judges neither memory nor queues.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from raftstore.cli.bench_process import BenchFailed
 SAMPLES = 240  # over the whole soak
 SAID_EVERY_S = 30.0
 MEMORY_PERCENT_MAX = 1.0
-JUDGED_FROM_S = 120.0  # a shorter run is all warming up: its memory is not judged
+JUDGED_FROM_S = 120.0  # a shorter run is all warming up: its memory and queues are not judged
 COUNTED = {"descriptors": "open descriptors", "threads": "threads"}
 NOT_QUEUES = ("resident_bytes", *COUNTED)
 
@@ -108,7 +108,8 @@ def findings(series: Mapping[str, Mapping[str, Sequence[float]]], soak_seconds: 
         rows.append(Finding("7", f"full load, growth of {what}", most, "", 0.0))
     grown = grown_queues(series)
     told = ", ".join(grown) or f"watched: {', '.join(queues_of(series))}"
-    rows.append(Finding("7", "full load, queues that grew", float(len(grown)), "", 0.0, note=told))
+    count = float(len(grown)) if soak_seconds >= JUDGED_FROM_S else None
+    rows.append(Finding("7", "full load, queues that grew", count, "", 0.0, note=told if count is not None else note))
     return rows
 
 
