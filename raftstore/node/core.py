@@ -292,7 +292,8 @@ class Core:
         self._step()
 
     def _tick(self, now: int) -> None:
-        self._tick_due_ns = now + TICK_NS
+        lapse = self.owned.lease_until_ns  # bindings are fenced then, and not a tick later
+        self._tick_due_ns = min(now + TICK_NS, lapse) if lapse > now else now + TICK_NS
         self.last_pulse_ns = now
         raft = self.raft
         stuck = raft.last_applied == self._applied_at_tick and raft.commit_index > raft.last_applied
