@@ -33,12 +33,13 @@ def _ports(config: ClusterConfig) -> list[int]:
 
 @dataclass(frozen=True)
 class RaftstoreEmbedded:
-    """`own_thread` as of Node; `target` is what the callers' process can be asked for."""
+    """`own_thread` as of Node; `target`: what the callers' process can be asked for; `storage`: lines of that table."""
 
     name: str = "raftstore"
     about: str = "the node in the callers' process; Raft; mutual TLS between nodes, every sync on, audit trail on"
     own_thread: bool = True
     target: str = "raftstore_embedded"
+    storage: str = ""
 
     def presence(self) -> Presence:
         return _presence()
@@ -47,7 +48,7 @@ class RaftstoreEmbedded:
         return True
 
     async def start(self, directory: Path) -> Cluster:
-        config = write_cluster(directory, "bench", NODES, SETTINGS)
+        config = write_cluster(directory, "bench", NODES, SETTINGS + self.storage)
         given = {
             "target": self.target,
             "config": str(directory / "cluster.conf"),

@@ -113,9 +113,9 @@ async def nap(seconds: float) -> None:
 
 
 @contextlib.asynccontextmanager
-async def three_nodes(directory: Path) -> AsyncIterator[TrialCluster]:
-    """Ready on entry; gone on the way out, paused or not."""
-    cluster = await RaftstoreEmbedded(target="raftstore_trials").start(directory)
+async def three_nodes(directory: Path, storage: str = "") -> AsyncIterator[TrialCluster]:
+    """Ready on entry; gone on the way out, paused or not. `storage`: lines of that table of cluster.conf."""
+    cluster = await RaftstoreEmbedded(target="raftstore_trials", storage=storage).start(directory)
     try:
         trial = TrialCluster(cluster)
         await trial.leader()
