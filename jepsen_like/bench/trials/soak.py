@@ -109,11 +109,13 @@ def findings(series: Mapping[str, Mapping[str, Sequence[float]]], soak_seconds: 
     rows = [Finding("7", "full load, growth of resident memory", memory, "%", MEMORY_PERCENT_MAX, note=note)]
     for name, what in COUNTED.items():
         most = max(growth(found[name]) for found in series.values())
-        rows.append(Finding("7", f"full load, growth of {what}", most, "", 0.0))
+        rows.append(Finding("7", f"full load, growth of {what}", most, "more", 0.0))
     grown = grown_queues(series)
     told = ", ".join(grown) or f"watched: {', '.join(queues_of(series))}"
     count = float(len(grown)) if soak_seconds >= JUDGED_FROM_S else None
-    rows.append(Finding("7", "full load, queues that grew", count, "", 0.0, note=told if count is not None else note))
+    rows.append(
+        Finding("7", "full load, queues that grew", count, "queues", 0.0, note=told if count is not None else note)
+    )
     return rows
 
 
