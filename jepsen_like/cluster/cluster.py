@@ -370,7 +370,12 @@ def audit_lines(directory: Path) -> list[dict[str, Any]]:
     """All whole lines of a node's audit files, oldest first."""
     lines: list[dict[str, Any]] = []
     for path in sorted(directory.glob("audit-*.jsonl")):
-        for line in path.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):
-                lines.append(json.loads(line))
+        columns: list[str] = []
+        for line in path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                found = json.loads(line)
+                if isinstance(found, list):  # an event; the header has said what its columns are
+                    found = dict(zip(columns, found, strict=False))
+                lines.append(found)
+                columns = found.get("columns", columns)
     return lines
