@@ -27,6 +27,7 @@ from raftstore.node.proposals import Answer, Callback, Pending, Proposals
 from raftstore.node.raft_timing import raft_timing
 from raftstore.node.read_requests import ReadRequests, Waiter
 from raftstore.node.replica import Replica, ReplicaDiverged
+from raftstore.node.step_timer import StepTimer
 from raftstore.ownership import Machine, SessionRecord
 from raftstore.ownership.commands import configure, join, renew_lease, sweep
 from raftstore.ports import Clock
@@ -39,10 +40,7 @@ from raftstore.raft.snapshots import SnapshotStore
 from raftstore.types import Reason
 
 TICK_NS = 100_000_000  # house-keeping at the latest: leases, sweeps, what owns() may answer
-TICK_EARLY_NS = (
-    55_000_000  # by so much it may come early, with a step that runs anyway: waking up costs an idle node most
-)
-TIMER_EARLY_NS = 20_000_000  # a timer may fire this much too early: setting it anew at every step would cost more
+TICK_EARLY_NS = 55_000_000  # by so much it may come early, with a step that runs anyway: waking up costs most
 HEADS_EVERY_NS = 1_000_000_000  # how often a leader lets its followers compare chain heads
 PATIENCE_GRACE_MS = 150  # a caller waits this much beyond the deadline for the entry that decides
 GROUPS_IN_FLIGHT_MAX = 4
@@ -156,8 +154,8 @@ class Core:
         )
         self._peer_hellos: dict[str, bool] = {}  # connected peers, and whether their hello said they are fresh
         self._step_asked = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_ns = 0
+        self._has_put_first = False  # the last step did nothing but that
+        self._timer = StepTimer(loop, clock, self._step)
         self._tick_due_ns = clock.now_ns()
         self._heads_due_ns = clock.now_ns()
         self._admission = Admission(self)
@@ -210,7 +208,7 @@ class Core:
         self.raft.on_durable(job)
         self.outbox.on_durable(job)
         self._links.flush()
-        if self.raft.role == LEADER:  # nobody else's commit index waits for the own disk
+        if self.raft.can_commit():  # nobody else's commit index waits for the own disk
             self.ask_step()
             self.end_of_inputs()
 
@@ -257,6 +255,8 @@ class Core:
             self._tick(now)
         if self.raft.role == LEADER:
             self.leader.propose()
+        elif self._puts_log_first():
+            return
         self.raft.step()
         self.reads.applied(self.raft.last_applied)
         self.courier.follow_leader(now)
@@ -272,6 +272,14 @@ class Core:
         self._lose_patience(now)
         self._set_timer()
 
+    def _puts_log_first(self) -> bool:
+        """A follower hands new entries to the disk and lets its thread run, before it applies what is committed."""
+        self._has_put_first = self.journal.has_unsubmitted and not self._has_put_first
+        if self._has_put_first:
+            self.outbox.release()
+            self.ask_step()
+        return self._has_put_first
+
     def _set_timer(self) -> None:
         due = min(self.raft.next_deadline_ns(), self._tick_due_ns)
         patience = self.proposals.next_patience_ns()
@@ -279,17 +287,7 @@ class Core:
             due = min(due, patience)
         if self.courier.resend_at_ns is not None:
             due = min(due, self.courier.resend_at_ns)
-        if self._timer is not None:
-            if self._timer_ns <= due <= self._timer_ns + TIMER_EARLY_NS and not self._timer.cancelled():
-                return  # it fires early enough, and sets itself again
-            self._timer.cancel()
-        self._timer_ns = due
-        delay_ms = max(0, -(-(due - self.clock.now_ns()) // 1_000_000))  # up: uvloop rounds, and would fire early
-        self._timer = self._loop.call_later(delay_ms / 1_000, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._step()
+        self._timer.set(due)
 
     def _tick(self, now: int) -> None:
         lapse = self.owned.lease_until_ns  # bindings are fenced then, and not a tick later
@@ -442,8 +440,7 @@ class Core:
         self._takes_ops = False
         self.owned.fence()
         self.stopped = why
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         self.reads.fail_all()
         for pending in self.proposals.abandon():
             if pending.callback is not None:

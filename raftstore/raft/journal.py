@@ -185,6 +185,11 @@ class HardenedJournal(Journal):  # type: ignore[misc]  # the library ships no ty
             self._waiting.append((self.submitted, entries[-1][1]))
         return self.submitted
 
+    @property
+    def has_unsubmitted(self) -> bool:
+        """Whether entries wait to be handed to storage."""
+        return bool(self._unsubmitted)
+
     def mark_durable(self, job: int) -> None:
         """Storage has made every job up to and including `job` durable."""
         waiting = self._waiting

@@ -327,13 +327,21 @@ class Replication(Elections):
             raise InvariantViolation(f"{peer} acknowledged {match}, beyond our log's end {self.last_log_index}")
         progress.accept(match, now)
 
+    def can_commit(self) -> bool:
+        """Whether a step would commit more than is committed."""
+        return self.role == LEADER and self._held_by_majority() > self.commit_index
+
+    def _held_by_majority(self) -> int:
+        """Up to where a majority holds the log durably."""
+        matches = [self.journal.durable_index]
+        matches += [p.match if p.votes else 0 for p in self._progress.values()]
+        return quorum_value(matches, self.quorum)
+
     def _advance_commit(self) -> None:
         """Raft paper, figure 2: a majority holds it durably and it is of our term."""
         if self.role != LEADER:
             return
-        matches = [self.journal.durable_index]
-        matches += [p.match if p.votes else 0 for p in self._progress.values()]
-        index = quorum_value(matches, self.quorum)
+        index = self._held_by_majority()
         if index > self.commit_index and self.journal.term_at(index) == self.term:
             self._set_commit(index)
         self._confirm_reads()

@@ -10,6 +10,7 @@ from virtual_cluster import BINDING, VirtualNode, World, ready_world, requests_o
 from raftstore.errors import Unavailable
 from raftstore.node import peer_messages as node_messages
 from raftstore.node.core import Core
+from raftstore.node.step_timer import StepTimer
 from raftstore.ownership import join, pack_group
 from raftstore.types import Reason, SessionState
 
@@ -45,14 +46,14 @@ def test_an_idle_follower_is_woken_by_its_leader_alone(monkeypatch: pytest.Monke
     """Its own house-keeping goes with the leader's beats: waking up is what an idle node costs."""
     world = ready_world(34)
     _, followers = leader_and_others(world)
-    fired: list[Core] = []
+    fired: list[StepTimer] = []
     ticked: list[Core] = []
-    on_timer, tick = Core._on_timer, Core._tick
-    monkeypatch.setattr(Core, "_on_timer", lambda core: (fired.append(core), on_timer(core)))
+    on_timer, tick = StepTimer._fired, Core._tick
+    monkeypatch.setattr(StepTimer, "_fired", lambda timer: (fired.append(timer), on_timer(timer)))
     monkeypatch.setattr(Core, "_tick", lambda core, now: (ticked.append(core), tick(core, now)))
     world.run(3_000)
     for follower in followers:
-        assert fired.count(follower.cor) <= 3  # the first were set before
+        assert fired.count(follower.cor._timer) <= 3  # the first were set before
         assert ticked.count(follower.cor) >= 29
 
 
