@@ -302,10 +302,8 @@ class Node:
     ) -> list[Session]:
         """Sessions of this replica in the order of their ids, at most `limit` (1 to 1000) beyond `after`."""
         runtime = self._opened()
-        sessions = await self._ask(lambda deliver: deliver(runtime.machine.sessions.copy()), None)
-        if sessions is None:
-            raise self._has_ended()
-        work = functools.partial(status.list_sessions, sessions, owner, state, limit, after)
+        rows = self._call(runtime.machine.sessions.rows)  # records are immutable, and a list of them is quick
+        work = functools.partial(status.list_sessions, rows, owner, state, limit, after)
         return await asyncio.get_running_loop().run_in_executor(None, work)
 
     def status(self) -> dict[str, Any]:

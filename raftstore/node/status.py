@@ -6,12 +6,12 @@ Plain JSON types throughout, so that the API, the CLI and an embedder see the sa
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from raftstore.errors import InvalidArgument, Rejected, Unavailable
 from raftstore.node.answers import BEFORE_PROPOSAL
-from raftstore.ownership import SessionRecord, to_session, validate_session_id
+from raftstore.ownership import Row, as_record, to_session, validate_session_id
 from raftstore.raft.seams import CANDIDATE, LEADER
 from raftstore.types import OpId, Reason, Session, SessionState
 
@@ -45,7 +45,7 @@ def get_session(runtime: Runtime, session_id: str) -> Session:
 
 
 def list_sessions(
-    sessions: Mapping[str, SessionRecord],
+    rows: Sequence[Row],
     owner: str | None,
     state: SessionState | str | None,
     limit: int,
@@ -57,8 +57,8 @@ def list_sessions(
     wanted = _state(state)
     found = (
         record
-        for session_id, record in sessions.items()
-        if (after is None or session_id > after)
+        for record in map(as_record, rows)
+        if (after is None or record.session_id > after)
         and (owner is None or record.owner == owner)
         and (wanted is None or record.state == wanted)
     )

@@ -47,6 +47,7 @@ from raftstore.ownership.placement import MappedNode, MappingRecord, Placement, 
 from raftstore.ownership.reading import NodeView, Page
 from raftstore.ownership.records import REASONS, NodeRecord, Result, SessionRecord, to_session
 from raftstore.ownership.restore import restore
+from raftstore.ownership.sessions import Row, as_record
 from raftstore.ownership.shapes import is_mapping
 from raftstore.ownership.snapshot import FrozenState
 from raftstore.ownership.sweep import DueIndex
@@ -67,9 +68,11 @@ __all__ = [
     "Page",
     "Placement",
     "Result",
+    "Row",
     "SessionRecord",
     "admit",
     "adopt",
+    "as_record",
     "chain_next",
     "close",
     "configure",

@@ -17,6 +17,7 @@ from raftstore.ownership.params import DEFAULTS, Params, lease_length_ms
 from raftstore.ownership.placement import Placement
 from raftstore.ownership.records import NodeRecord, Result, SessionRecord, to_session
 from raftstore.ownership.remembered import Remembered
+from raftstore.ownership.sessions import Sessions
 from raftstore.ownership.shapes import is_well_formed, readable_id
 from raftstore.ownership.step import Op, Step, Tally
 from raftstore.ownership.sweep import sweep
@@ -73,7 +74,7 @@ class Machine:
         self.index = 0  # of the last entry applied
         self.head = events.GENESIS_HEAD
         self.event_seq = 0  # events so far, over the whole history
-        self.sessions: dict[str, SessionRecord] = {}  # in order of creation; removed only by `forget`
+        self.sessions = Sessions()  # in order of creation; removed only by `forget`
         self.nodes: dict[str, NodeRecord] = {}
         self.remembered: dict[str, Remembered] = {}  # of each node's current incarnation
         self.tally = Tally()

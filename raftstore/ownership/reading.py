@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import NamedTuple
 
-from raftstore.ownership.records import NodeRecord, SessionRecord, to_session
+from raftstore.ownership.records import NodeRecord, to_session
+from raftstore.ownership.sessions import Sessions
 from raftstore.ownership.step import Tally
 from raftstore.types import Session, SessionState
 
@@ -35,7 +36,7 @@ class NodeView(NamedTuple):
 
 
 def list_sessions(
-    sessions: dict[str, SessionRecord],
+    sessions: Sessions,
     after: str | None,
     limit: int,
     owner: str | None,

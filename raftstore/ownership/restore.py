@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from raftstore.ownership import placement
@@ -10,8 +11,9 @@ from raftstore.ownership import records as r
 from raftstore.ownership.commands import INCARNATION_MAX, NUMBER_MAX, POLICIES, SEQ_MAX, is_id, is_number, unpack
 from raftstore.ownership.machine import Machine
 from raftstore.ownership.params import DEFAULTS, is_param
-from raftstore.ownership.records import NodeRecord, Result, SessionRecord
+from raftstore.ownership.records import NodeRecord
 from raftstore.ownership.remembered import Remembered
+from raftstore.ownership.sessions import Row, as_record
 from raftstore.ownership.shapes import is_placement
 from raftstore.ownership.snapshot import (
     DEPARTED,
@@ -37,26 +39,29 @@ def restore(chunks: Iterable[bytes]) -> Machine:
 
 
 _NoneType = type(None)
-_INT, _TEXT, _MAYBE_INT, _MAYBE_TEXT = (int,), (str,), (int, _NoneType), (str, _NoneType)
-FIELD_TYPES: tuple[tuple[type, ...], ...] = (
-    _TEXT,  # session_id
-    _INT,  # state
-    _TEXT,  # owner
-    _INT,  # epoch
-    _INT,  # state_version
-    _MAYBE_TEXT,  # binding
-    _INT,  # created_at_ms
-    _INT,  # expires_at_ms
-    _MAYBE_INT,  # reattach_by_ms
-    _MAYBE_INT,  # freeze_by_ms
-    _MAYBE_TEXT,  # target
-    _MAYBE_TEXT,  # reason
-    _INT,  # owner_inc
-    _INT,  # nonce
-    (bool,),  # transferred
-    _TEXT,  # policy
-    _INT,  # owned_since
-)
+_INT, _TEXT, _FLAG = frozenset({int}), frozenset({str}), frozenset({bool})
+_MAYBE_INT, _MAYBE_TEXT = _INT | {_NoneType}, _TEXT | {_NoneType}
+FIELD_TYPES: dict[str, frozenset[type]] = {
+    "session_id": _TEXT,
+    "state": _INT,
+    "owner": _TEXT,
+    "epoch": _INT,
+    "state_version": _INT,
+    "binding": _MAYBE_TEXT,
+    "created_at_ms": _INT,
+    "expires_at_ms": _INT,
+    "reattach_by_ms": _MAYBE_INT,
+    "freeze_by_ms": _MAYBE_INT,
+    "target": _MAYBE_TEXT,
+    "reason": _MAYBE_TEXT,
+    "owner_inc": _INT,
+    "nonce": _INT,
+    "transferred": _FLAG,
+    "policy": _TEXT,
+    "owned_since": _INT,
+}
+SHARED = ("owner", "created_at_ms", "expires_at_ms", "target", "reason", "owner_inc", "policy", "owned_since")
+"""Fields that many sessions have in common: they get one object, not one each."""
 
 
 class _Reader:
@@ -66,7 +71,7 @@ class _Reader:
         self._machine = machine
         self._begun = False
         self._results = 0
-        self._shared: dict[str, str] = {}  # one object per owner and policy, not one per session
+        self._shared: dict[Any, Any] = {}
         self.complete = False
 
     def take(self, chunk: bytes) -> None:
@@ -78,8 +83,7 @@ class _Reader:
             _check(kind == HEADER and len(value) == 10, "header")
             self._header(value)
         elif kind == SESSIONS and len(value) == 2 and type(value[1]) is list:
-            for fields in value[1]:
-                self._session(fields)
+            self._sessions(value[1])
         elif kind == RESULTS and len(value) == 3 and type(value[2]) is list:
             self._remembered(value[1], value[2])
         elif kind == PLACEMENT and len(value) == 2:
@@ -129,42 +133,50 @@ class _Reader:
         _check(mark[0] not in self._machine.sessions and mark[0] not in self._machine.departed, "mark twice")
         self._machine.departed[mark[0]] = mark[1]
 
-    def _session(self, fields: Any) -> None:
-        record = self._record(fields)
+    def _sessions(self, items: list[Any]) -> None:
+        rows = self._rows(items)
         sessions = self._machine.sessions
-        if record.session_id in sessions:
+        before = len(sessions)
+        sessions.add(rows)
+        if len(sessions) != before + len(rows):
             raise ValueError("snapshot holds a session twice")
-        sessions[record.session_id] = record
-        self._machine.tally.add(record, 1)
+        for (owner, state), count in Counter((row[2], row[1]) for row in rows).items():
+            self._machine.tally.count(owner, state, count)
 
-    def _record(self, fields: Any) -> SessionRecord:
-        """One of possibly millions, so the checks are as plain as can be."""
-        if type(fields) is not list or len(fields) != len(FIELD_TYPES):
+    def _rows(self, items: list[Any]) -> list[Row]:
+        """Some of possibly millions, so they are checked field by field, all at once."""
+        if not items:
+            return []
+        if set(map(type, items)) != {list} or set(map(len, items)) != {len(FIELD_TYPES)}:
             raise ValueError("snapshot holds an unusable session")
-        for value, types in zip(fields, FIELD_TYPES, strict=True):
-            if type(value) not in types:
-                raise ValueError("snapshot holds a session with an unusable field")
-        fields[2] = self._shared.setdefault(fields[2], fields[2])
-        fields[15] = self._shared.setdefault(fields[15], fields[15])
-        record: SessionRecord = tuple.__new__(SessionRecord, fields)
-        if not r.ATTACHED <= record.state <= r.TERMINATED or record.policy not in POLICIES:
+        columns: dict[str, Sequence[Any]] = dict(zip(FIELD_TYPES, zip(*items, strict=True), strict=True))
+        for name, types in FIELD_TYPES.items():
+            if not types.issuperset(map(type, columns[name])):
+                raise ValueError(f"snapshot holds a session with an unusable {name}")
+        states = columns["state"]
+        if min(states) < r.ATTACHED or max(states) > r.TERMINATED or not set(columns["policy"]).issubset(POLICIES):
             raise ValueError("snapshot holds a session of unknown state or policy")
-        if min(record.epoch, record.state_version) < 1 or not (is_id(record.session_id) and is_id(record.owner)):
+        if min(columns["epoch"]) < 1 or min(columns["state_version"]) < 1:
+            raise ValueError("snapshot holds a session without a version")
+        if not (all(map(is_id, columns["session_id"])) and all(map(is_id, set(columns["owner"])))):
             raise ValueError("snapshot holds a session without an identity")
-        return record
+        share = self._shared.setdefault
+        for name in SHARED:
+            columns[name] = [share(value, value) for value in columns[name]]
+        return list(zip(*columns.values(), strict=True))
 
     def _remembered(self, node_id: Any, items: list[Any]) -> None:
         _check(type(node_id) is str and node_id in self._machine.remembered, "node of remembered results")
         memory = self._machine.remembered[node_id]
         for item in items:
             _check(type(item) is list and len(item) == 2 and is_number(item[0], memory.low_seq, SEQ_MAX), "result")
-            _check(item[0] not in memory.results, "result twice")
-            memory.results[item[0]] = self._result(item[1])
+            _check(type(item[1]) is list and len(item[1]) == 2, "result")
+            _check(is_number(item[1][0], 0, len(r.REASONS) - 1), "result")
+        rows = iter(self._rows([record for _, (_, record) in items if record is not None]))
+        for seq, (code, record) in items:
+            _check(seq not in memory.results, "result twice")
+            memory.results[seq] = (code, None if record is None else as_record(next(rows)))
             self._results += 1
-
-    def _result(self, fields: Any) -> Result:
-        _check(type(fields) is list and len(fields) == 2 and is_number(fields[0], 0, len(r.REASONS) - 1), "result")
-        return (fields[0], None if fields[1] is None else self._record(fields[1]))
 
 
 def _check(condition: bool, what: str) -> None:

@@ -1,8 +1,8 @@
 """The whole state as chunks of bytes; `restore` reads them back.
 
-Records are immutable, so a shallow copy of the dictionaries is a frozen state: another thread can pack it while the
-machine goes on. Chunks are msgpack values: a header, then sessions, remembered results and what a sticky node knows of
-other machines in slices, then a trailer with the counts. Storage adds checksums.
+Records are immutable, so a list of them is a frozen state: another thread can pack it while the machine goes on. Chunks
+are msgpack values: a header, then sessions, remembered results and what a sticky node knows of other machines in
+slices, then a trailer with the counts. Storage adds checksums.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FrozenState:
         self.head = machine.head
         self.event_seq = machine.event_seq
         self.params: Params = dict(machine.params)
-        self.sessions = machine.sessions.copy()
+        self.sessions = machine.sessions.rows()
         self.nodes = machine.nodes.copy()
         self.placement = machine.placement
         self.departed = machine.departed.copy()
@@ -46,9 +46,8 @@ class FrozenState:
         """The state, a piece at a time, in the order of creation; to be given to `restore`."""
         pack = msgpack.Packer().pack
         yield pack((HEADER, FORMAT_NAME, FORMAT_VERSION, *self._header()))
-        values = iter(self.sessions.values())
-        while piece := list(islice(values, SLICE_RECORDS)):
-            yield pack((SESSIONS, piece))
+        for begin in range(0, len(self.sessions), SLICE_RECORDS):
+            yield pack((SESSIONS, self.sessions[begin : begin + SLICE_RECORDS]))
         results = 0
         for node_id, memory in self.remembered.items():
             results += len(memory.results)
@@ -76,8 +75,8 @@ def digest(state: FrozenState) -> bytes:
     for _, node in sorted(state.nodes.items()):
         memory = state.remembered[node.node_id]
         total.update(pack((node, memory.low_seq, sorted(memory.results.items(), key=lambda item: item[0]))))
-    for _, record in sorted(state.sessions.items()):
-        total.update(pack(record))
+    for row in sorted(state.sessions, key=lambda row: str(row[0])):
+        total.update(pack(row))
     if state.placement is not None:
         total.update(pack((state.placement, sorted(state.departed.items()))))
     return total.digest()

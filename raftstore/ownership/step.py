@@ -14,6 +14,7 @@ from raftstore.ownership.records import ATTACHED, FROZEN, REASON_TEXTS, RECOVERI
 
 if TYPE_CHECKING:
     from raftstore.ownership.placement import Placement
+    from raftstore.ownership.sessions import Sessions
 
 Op = list[Any]  # [kind, seq, deadline_ms, ...arguments], well-formed
 
@@ -31,10 +32,14 @@ class Tally:
 
     def add(self, record: SessionRecord, by: int) -> None:
         """Count a record in (1) or out (-1)."""
-        if record.state <= FROZEN:
-            self.owned[record.owner] = self.owned.get(record.owner, 0) + by
-        if record.state == ATTACHED:
-            self.attached[record.owner] = self.attached.get(record.owner, 0) + by
+        self.count(record.owner, record.state, by)
+
+    def count(self, owner: str, state: int, by: int) -> None:
+        """Count so many sessions of an owner in one state in, or out when `by` is negative."""
+        if state <= FROZEN:
+            self.owned[owner] = self.owned.get(owner, 0) + by
+        if state == ATTACHED:
+            self.attached[owner] = self.attached.get(owner, 0) + by
 
 
 class Step:
@@ -66,7 +71,7 @@ class Step:
         wall_ms: int,
         number: int,
         params: Params,
-        sessions: dict[str, SessionRecord],
+        sessions: Sessions,
         nodes: dict[str, NodeRecord],
         tally: Tally,
         placement: Placement | None,

@@ -122,6 +122,7 @@ class DueIndex:
         self._slots: dict[int, list[str]] = {}
         self._slot_heap: list[int] = []
         self._filed: dict[str, int] = {}  # the slot that counts for each session
+        self._numbers: dict[int, int] = {}  # of the slots in use: one object each, not one per session
         self._seen_nodes: tuple[tuple[str, int, int, int], ...] = ()
         self._scan: list[str] = []  # sessions still to be gone through because a node restarted or was lost
         self.note(machine.sessions.values())
@@ -152,13 +153,14 @@ class DueIndex:
         return found
 
     def _file(self, session_id: str, slot: int) -> None:
-        self._filed[session_id] = slot
         members = self._slots.get(slot)
         if members is None:
             self._slots[slot] = [session_id]
+            self._numbers[slot] = slot
             heapq.heappush(self._slot_heap, slot)
         else:
             members.append(session_id)
+        self._filed[session_id] = self._numbers[slot]
 
     def _visit_slots(self, now_ms: int, limit: int, found: list[tuple[str, int]]) -> int:
         visits = 0
@@ -173,7 +175,7 @@ class DueIndex:
                 if self._filed.get(session_id) == slot:
                     self._judge(session_id, now_ms, found)
             heapq.heappop(self._slot_heap)
-            del self._slots[slot]
+            del self._slots[slot], self._numbers[slot]
         return visits
 
     def _judge(self, session_id: str, now_ms: int, found: list[tuple[str, int]]) -> None:

@@ -87,7 +87,7 @@ def test_every_op_from_every_state_is_answered_by_the_table(op, state, version, 
             assert record == before == driver.machine.sessions.get("s")
             assert driver.applied.changed == []
         else:
-            assert record is driver.machine.sessions["s"]
+            assert record == driver.machine.sessions["s"]
             assert record.state_version == (1 if before is None else before.state_version + 1)
 
 
