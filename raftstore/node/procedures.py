@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ChangeMapping = Callable[[Collection[MappedNode], Collection[str], int | None], Awaitable[dict[str, Any]]]
 
-DRAIN_CONCURRENCY = 128  # sessions on their way at once: callers' ops find room beside them
+DRAIN_CONCURRENCY = 512  # sessions on their way at once: callers' ops find room beside them
 DRAIN_WAIT_MS = 60_000  # for the nodes that take the sessions of a sticky node
 DRAIN_POLL_MS = 20
 MOVABLE = (SessionState.ATTACHED, SessionState.RECOVERING)
@@ -93,12 +93,12 @@ class Drain:
         self.is_running = True
         try:
             await node.execute(node.requests.drain(None))
-            records = self._mine()
             self.moved = self.failed = 0
-            self.remaining = len(records)
-            queue = iter(records)
-            workers = [self._worker(queue, on_progress) for _ in range(min(DRAIN_CONCURRENCY, len(records)))]
+            self.remaining = node.machine.tally.owned.get(node.node_id, 0)
+            queue = self._mine()
+            workers = [self._worker(queue, on_progress) for _ in range(min(DRAIN_CONCURRENCY, self.remaining))]
             await asyncio.gather(*workers)
+            self.remaining = 0
         finally:
             self.is_running = False
         return self.progress()
@@ -107,9 +107,13 @@ class Drain:
         machine = self._node.machine
         return (n for n in sorted(machine.nodes) if n != self._node.node_id and self._node.is_node_live(n))
 
-    def _mine(self) -> list[SessionRecord]:
-        sessions = self._node.machine.sessions.values()
-        return [r for r in sessions if r.owner == self._node.node_id and r.state in MOVABLE]
+    def _mine(self) -> Iterator[SessionRecord]:
+        """Each as it stands when its turn comes. Looking at all in advance would hold up the loop."""
+        node = self._node
+        for session_id in node.machine.sessions.owned_by(node.node_id):
+            record = node.machine.sessions.get(session_id)
+            if record is not None and record.owner == node.node_id and record.state in MOVABLE:
+                yield record
 
     async def _worker(self, queue: Iterator[SessionRecord], on_progress: Callable[[], None]) -> None:
         for record in queue:
