@@ -17,7 +17,7 @@ from raftstore.node.audit import AuditTrail
 from raftstore.node.histogram import Histogram
 from raftstore.node.snapshot_keeper import Report, SnapshotKeeper
 from raftstore.node.surroundings import PRODUCTION, Surroundings
-from raftstore.ownership import FrozenState, Machine, restore
+from raftstore.ownership import DueIndex, FrozenState, Machine, restore
 from raftstore.raft.journal import HardenedJournal
 from raftstore.storage.store import Store
 from raftstore.storage.values import Entry, HardState, Limits, Recovered, SnapshotInfo
@@ -301,11 +301,11 @@ class Persistence:
             core.raft.compact(base)
         self._worker.drop_through(previous)
 
-    def _installed(self, info: SnapshotInfo, machine: Machine) -> None:
+    def _installed(self, info: SnapshotInfo, machine: Machine, due: DueIndex) -> None:
         assert self._core is not None and self._audit is not None
         self._last_snapshot_index = info.index
         self.bytes_since_snapshot = 0
-        self._core.replica.install(machine)
+        self._core.replica.install(machine, due)
         self._audit.skip_to(machine.event_seq, machine.index, machine.head)
         self._report("SNAPSHOT_INSTALLED", f"entry {info.index} of term {info.term}, {info.size_bytes} bytes")
         self._core.ask_step()

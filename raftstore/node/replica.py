@@ -112,8 +112,11 @@ class Replica:
                 self._clock.is_live = True
                 for seq, (code, record) in results:
                     self._settle(seq, Answer(True, REASONS[code], record, index))
+        lost: dict[str, list[tuple[str, int]]] = {}
         for record in applied.changed:
-            self._note_change(record)
+            self._note_change(record, lost)
+        for reason, sessions in lost.items():
+            self._observer.fenced(sessions, reason)
         if applied.node_changed:
             self._note_nodes()
         self.due.note(applied.changed)
@@ -196,18 +199,18 @@ class Replica:
         return self._owned.grant(record.session_id, record.epoch, self._expires_ns(record))
 
     # --- ownership -----------------------------------------------------------------------------------------
-    def _note_change(self, record: SessionRecord) -> None:
+    def _note_change(self, record: SessionRecord, lost: dict[str, list[tuple[str, int]]]) -> None:
         mine = record.owner == self.node_id
         epoch = self._owned.epoch_held(record.session_id)
         if epoch is None and not mine:
             return  # most changes are of other nodes' sessions
-        if self.machine.sessions.get(record.session_id) is not record:
+        if self.machine.sessions.get(record.session_id) != record:
             return  # the same entry changed it again: what was granted by the later change stands
         if epoch is not None:
             still = mine and record.state == SessionState.ATTACHED and record.owner_inc == self.incarnation
             if not still or record.epoch != epoch:
                 self._owned.strike(record.session_id)
-                self._observer.fenced([(record.session_id, epoch)], record.reason or "OWNER_CHANGED")
+                lost.setdefault(record.reason or "OWNER_CHANGED", []).append((record.session_id, epoch))
         if mine and self.is_joined and record.state == SessionState.FROZEN and record.transferred:
             self._observer.assigned(record)
 
@@ -224,8 +227,8 @@ class Replica:
         self._hand_out()
 
     def _hand_out(self) -> None:
-        for record in list(self.machine.sessions.values()):
-            if record.owner == self.node_id and record.state == SessionState.FROZEN and record.transferred:
+        for record in self.machine.sessions.in_state(SessionState.FROZEN):
+            if record.owner == self.node_id and record.transferred:
                 self._observer.assigned(record)
 
     # --- divergence ------------------------------------------------------------------------------------------
@@ -254,10 +257,10 @@ class Replica:
             )
 
     # --- a whole new state -----------------------------------------------------------------------------------
-    def install(self, machine: Machine) -> None:
+    def install(self, machine: Machine, due: DueIndex | None = None) -> None:
         """A snapshot takes the machine's place: nothing that was owned is known to be current."""
         self.machine = machine
-        self.due = DueIndex(machine)
+        self.due = DueIndex(machine) if due is None else due  # of many sessions it takes a while: better made elsewhere
         self.recent_events.clear()  # numbers jump here, and followers count on their being dense
         self._heads.clear()
         self._lease_terms = NO_LEASE  # under which parameters a covered renewal was granted is not known

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from raftstore.ownership import Machine, restore
+from raftstore.ownership import DueIndex, Machine, restore
 from raftstore.raft.snapshots import SnapshotFile
 from raftstore.storage.snapshot import SnapshotReceiver
 from raftstore.storage.store import Store
@@ -27,7 +27,7 @@ class SnapshotKeeper:
         self,
         store: Store,
         worker: Worker,
-        on_installed: Callable[[SnapshotInfo, Machine], None],
+        on_installed: Callable[[SnapshotInfo, Machine, DueIndex], None],
         report: Report,
         failed: Report,
     ) -> None:
@@ -84,25 +84,29 @@ class SnapshotKeeper:
         def finished(info: SnapshotInfo | Exception | None) -> None:
             if isinstance(info, SnapshotInfo):
                 loop = asyncio.get_running_loop()
-                loading = loop.run_in_executor(None, lambda: restore(self._loader.chunks(info)))
+                loading = loop.run_in_executor(None, self._load, info)
                 loading.add_done_callback(lambda result: loaded(info, result))
             else:
                 self._report_problem(receiver)
                 self.is_installing = False
                 done(False)
 
-        def loaded(info: SnapshotInfo, result: asyncio.Future[Machine]) -> None:
+        def loaded(info: SnapshotInfo, result: asyncio.Future[tuple[Machine, DueIndex]]) -> None:
             problem = result.exception()
             if problem is not None:  # it passed its checksums and cannot be restored: a bug, so stop
                 self._failed("SNAPSHOT_UNREADABLE", f"{info.path}: {problem}")
                 return
-            machine = result.result()
             self._worker.install_snapshot(info)
             self.is_installing = False
-            self._on_installed(info, machine)
+            self._on_installed(info, *result.result())
             done(True)
 
         self._worker.finish_receiving(receiver, finished)
+
+    def _load(self, info: SnapshotInfo) -> tuple[Machine, DueIndex]:
+        """On another thread: with many sessions it takes seconds."""
+        machine = restore(self._loader.chunks(info))
+        return machine, DueIndex(machine)
 
     def _report_problem(self, receiver: SnapshotReceiver) -> None:
         problem = receiver.problem
