@@ -72,6 +72,7 @@ def _numbers(_context: click.Context, _option: click.Parameter, value: str) -> t
 )
 @click.option("--kills", type=click.IntRange(1, 1_000), help="Outages of each kind. [50; quick: 3]")
 @click.option("--soak-seconds", type=click.FloatRange(1, 86_400), help="Length of the soak. [600; quick: 10]")
+@click.option("--sessions", type=click.IntRange(3_000, 2_000_000), help="Of the scale. [1000000; quick: 20000]")
 @click.option("--store", type=click.Path(file_okay=False, path_type=Path), default=Path("store"), show_default=True)
 def bench_command(
     quick: bool,

@@ -39,7 +39,7 @@ class RaftstoreEmbedded:
     about: str = "the node in the callers' process; Raft; mutual TLS between nodes, every sync on, audit trail on"
     own_thread: bool = True
     target: str = "raftstore_embedded"
-    storage: str = ""
+    settings: str = SETTINGS
 
     def presence(self) -> Presence:
         return _presence()
@@ -48,7 +48,7 @@ class RaftstoreEmbedded:
         return True
 
     async def start(self, directory: Path) -> Cluster:
-        config = write_cluster(directory, "bench", NODES, SETTINGS + self.storage)
+        config = write_cluster(directory, "bench", NODES, self.settings)
         given = {
             "target": self.target,
             "config": str(directory / "cluster.conf"),

@@ -10,14 +10,23 @@ from jepsen_like.bench.trials.base import Trial
 from jepsen_like.bench.trials.idle import Idle
 from jepsen_like.bench.trials.minority import Minority
 from jepsen_like.bench.trials.outage import Outage
+from jepsen_like.bench.trials.scale import Scale
 from jepsen_like.bench.trials.soak import Soak
 
-TRIALS: dict[str, Trial] = {trial.name: trial for trial in (Outage(), Minority(), Idle(), Soak())}
+TRIALS: dict[str, Trial] = {trial.name: trial for trial in (Outage(), Minority(), Idle(), Soak(), Scale())}
 QUICK: dict[str, Mapping[str, Any]] = {
     "outage": {"kills": 3},
     "minority": {"seconds": 1.0},
     "idle": {"settle_seconds": 2.0, "seconds": 5.0},
     "soak": {"soak_seconds": 10.0},
+    "scale": {
+        "sessions": 20_000,
+        "moved": 2_000,
+        "seconds": 1.0,
+        "rounds": 1,
+        "snapshot_every_entries": 500,
+        "due_after_ms": 5_000,
+    },
 }
 """Fields of a trial that --quick sets."""
 

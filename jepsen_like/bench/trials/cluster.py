@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jepsen_like.bench.peers.base import NODES, POLL_S, Cluster
-from jepsen_like.bench.peers.raftstore import RaftstoreEmbedded
+from jepsen_like.bench.peers.raftstore import SETTINGS, RaftstoreEmbedded
 from raftstore.cli.bench_process import BenchFailed
 from raftstore.ports import SystemClock
 
@@ -115,7 +115,7 @@ async def nap(seconds: float) -> None:
 @contextlib.asynccontextmanager
 async def three_nodes(directory: Path, storage: str = "") -> AsyncIterator[TrialCluster]:
     """Ready on entry; gone on the way out, paused or not. `storage`: lines of that table of cluster.conf."""
-    cluster = await RaftstoreEmbedded(target="raftstore_trials", storage=storage).start(directory)
+    cluster = await RaftstoreEmbedded(target="raftstore_trials", settings=SETTINGS + storage).start(directory)
     try:
         trial = TrialCluster(cluster)
         await trial.leader()

@@ -1,0 +1,211 @@
+"""raftstore embedded, for the trial of very many sessions: fills, walks over all its sessions, watches its own loop.
+
+What the callers keep is four bytes per session (its version), in memory that is taken before the first measurement, so
+what the process grows by is the node's. Nothing is done about the garbage collector: it is as Python sets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from jepsen_like.bench.histogram import Histogram
+from jepsen_like.bench.targets.raftstore_embedded import Embedded
+from raftstore.config import ClusterConfig
+from raftstore.errors import OutcomeUnknown, Rejected, Unavailable
+from raftstore.node.node import Node
+from raftstore.node.surroundings import Surroundings
+from raftstore.storage.values import SnapshotInfo
+from raftstore.storage.worker import StorageWorker
+from raftstore.types import Binding
+
+PROBE_S = 0.002  # how often the node's loop is asked to turn
+RETRY_S = 0.005
+ID_LENGTH = 32
+BINDING = Binding("t" + "0" * (ID_LENGTH - 1), "udp", "198.51.100.7:51820")
+TTL_MS = 360_000_000  # longer than any trial
+START_WAIT_MS = 120_000
+
+
+class Pulse:
+    """How late the node's loop turns, by whether a snapshot was being written. On that loop, but for reading."""
+
+    def __init__(self) -> None:
+        self.is_writing = False  # a snapshot
+        self.begun = 0  # snapshots so far
+        self.snapshot_ns: list[int] = []  # how long each took that has ended
+        self.worst_ns = {"quiet": 0, "snapshot": 0}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._due_ns = 0
+        self._was = (False, 0)
+
+    def begin(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._again()
+
+    def _again(self) -> None:
+        assert self._loop is not None
+        self._was = (self.is_writing, self.begun)
+        self._due_ns = time.perf_counter_ns() + int(PROBE_S * 1e9)
+        self._loop.call_later(PROBE_S, self._turned)
+
+    def _turned(self) -> None:
+        late_ns = time.perf_counter_ns() - self._due_ns
+        during = "snapshot" if self._was != (False, self.begun) else "quiet"
+        self.worst_ns[during] = max(self.worst_ns[during], late_ns)
+        self._again()
+
+    def take(self) -> dict[str, Any]:
+        """What was seen since the last time, in milliseconds."""
+        found = {
+            "worst_ms": {name: worst / 1e6 for name, worst in self.worst_ns.items()},
+            "snapshot_ms": [took / 1e6 for took in self.snapshot_ns],
+        }
+        self.worst_ns = dict.fromkeys(self.worst_ns, 0)
+        self.snapshot_ns = []
+        return found
+
+
+class WatchedWorker(StorageWorker):
+    """The production worker; tells a pulse when snapshots begin and end, and brings it to the node's loop."""
+
+    pulse: Pulse
+
+    def start(self) -> None:
+        super().start()
+        self._post(self.pulse.begin)
+
+    def write_snapshot(
+        self, index: int, term: int, chunks: Iterable[bytes], done: Callable[[SnapshotInfo | Exception], None]
+    ) -> None:
+        pulse, begun_ns = self.pulse, time.perf_counter_ns()
+        pulse.is_writing = True
+        pulse.begun += 1
+
+        def ended(info: SnapshotInfo | Exception) -> None:
+            pulse.is_writing = False
+            if isinstance(info, SnapshotInfo):
+                pulse.snapshot_ns.append(time.perf_counter_ns() - begun_ns)
+            done(info)
+
+        super().write_snapshot(index, term, chunks, ended)
+
+
+class Scale(Embedded):
+    """Each method with plain arguments and a JSON answer is a request. Session `i` of this node is `id_of(i)`."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._pulse = Pulse()
+        self._name = str(given["node"])
+        surroundings = Surroundings(storage_worker=self._worker)
+        self._node = Node(ClusterConfig.load(given["config"]), self._name, surroundings=surroundings)
+        self._versions = array("I")
+        self._told: Counter[str] = Counter()
+
+    def _worker(self, *args: Any, **kwargs: Any) -> WatchedWorker:
+        made = WatchedWorker(*args, **kwargs)
+        made.pulse = self._pulse
+        return made
+
+    async def open(self) -> None:
+        await self._node.start(wait_ms=START_WAIT_MS)
+
+    def id_of(self, number: int) -> str:
+        return f"{self._name}{number:0>{ID_LENGTH - len(self._name)}}"
+
+    # ---- what the trial asks
+    async def view(self) -> dict[str, Any]:
+        status = self._node.status()
+        found = {name: status[name] for name in ("ready", "leader", "role", "sessions_total")}
+        return {**found, "owned": {row["node"]: row["sessions"] for row in status["nodes"]}}
+
+    async def room(self, sessions: int) -> dict[str, Any]:
+        """Make room for the versions of so many sessions."""
+        self._versions = array("I", [1]) * sessions
+        return {}
+
+    async def watched(self) -> dict[str, Any]:
+        return self._pulse.take()
+
+    async def drain(self) -> dict[str, Any]:
+        begun_ns = time.perf_counter_ns()
+        found = await self._node.drain()
+        return {**found, "seconds": (time.perf_counter_ns() - begun_ns) / 1e9}
+
+    async def fill(self, first: int, last: int, callers: int, due_after_ms: int | None = None) -> dict[str, Any]:
+        """Make sessions `first` to `last`; with `due_after_ms`, so that the TTL of all ends so long after now."""
+        begun_ns = time.perf_counter_ns()
+        numbers = iter(range(first, last))
+        self._told = Counter()
+
+        async def caller() -> None:
+            for number in numbers:
+                passed_ms = (time.perf_counter_ns() - begun_ns) // 1_000_000
+                ttl_ms = TTL_MS if due_after_ms is None else max(1, due_after_ms - passed_ms)
+                while not await self._make(number, ttl_ms):
+                    pass
+
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        return {"seconds": (time.perf_counter_ns() - begun_ns) / 1e9, "told": dict(self._told)}
+
+    async def _make(self, number: int, ttl_ms: int) -> bool:
+        try:
+            await self._node.create(self.id_of(number), binding=BINDING, ttl_ms=ttl_ms)
+        except (Unavailable, OutcomeUnknown) as problem:
+            self._told[str(problem.reason)] += 1
+            await asyncio.sleep(RETRY_S)
+            return False
+        except Rejected as refusal:  # an earlier try whose outcome was unknown
+            self._told[str(refusal.reason)] += 1
+            return refusal.session is not None
+        return True
+
+    async def walk(self, first: int, last: int, callers: int, seconds: float) -> dict[str, Any]:
+        """Callers reattach sessions `first` to `last` over and over, each caller its own part of them."""
+        self._told = Counter()
+        latencies: dict[str, list[int]] = {"quiet": [], "snapshot": []}
+        clock, pulse = time.perf_counter_ns, self._pulse
+        begun_ns = clock()
+        end_ns = begun_ns + int(seconds * 1e9)
+
+        async def caller(start: int) -> None:
+            number = start
+            while (began_ns := clock()) < end_ns:
+                was = pulse.is_writing
+                if await self._again(number):
+                    latencies["snapshot" if was or pulse.is_writing else "quiet"].append(clock() - began_ns)
+                number += callers
+                if number >= last:
+                    number = start
+
+        await asyncio.gather(*(caller(number) for number in range(first, min(last, first + callers))))
+        return {
+            "ops": sum(map(len, latencies.values())),
+            "seconds": (clock() - begun_ns) / 1e9,
+            "told": dict(self._told),
+            "latency": {name: Histogram(found).as_json() for name, found in latencies.items()},
+        }
+
+    async def _again(self, number: int) -> bool:
+        session_id, version = self.id_of(number), self._versions[number]
+        try:
+            found = await self._node.reattach(session_id, expected_version=version, binding=BINDING)
+        except Rejected as refusal:
+            self._told[str(refusal.reason)] += 1
+            if refusal.session is not None:
+                self._versions[number] = refusal.session.state_version
+            return False
+        except (Unavailable, OutcomeUnknown) as problem:
+            self._told[str(problem.reason)] += 1
+            await asyncio.sleep(RETRY_S)
+            return False
+        self._versions[number] = found.state_version
+        return True
+
+
+def target(given: Mapping[str, Any]) -> Scale:
+    return Scale(given)
