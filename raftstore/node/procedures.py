@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ChangeMapping = Callable[[Collection[MappedNode], Collection[str], int | None], Awaitable[dict[str, Any]]]
 
-DRAIN_CONCURRENCY = 512  # sessions on their way at once: callers' ops find room beside them
+DRAIN_CONCURRENCY = 1_024  # sessions on their way at once: callers' ops find room beside them
 DRAIN_WAIT_MS = 60_000  # for the nodes that take the sessions of a sticky node
 DRAIN_POLL_MS = 20
 MOVABLE = (SessionState.ATTACHED, SessionState.RECOVERING)
