@@ -302,9 +302,12 @@ class Node:
     ) -> list[Session]:
         """Sessions of this replica in the order of their ids, at most `limit` (1 to 1000) beyond `after`."""
         runtime = self._opened()
-        rows = self._call(runtime.machine.sessions.rows)  # records are immutable, and a list of them is quick
-        work = functools.partial(status.list_sessions, rows, owner, state, limit, after)
-        return await asyncio.get_running_loop().run_in_executor(None, work)
+        sessions = self._call(runtime.machine.sessions.freeze)
+        work = functools.partial(status.list_sessions, sessions, owner, state, limit, after)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, work)
+        finally:
+            self._call(sessions.release)
 
     def status(self) -> dict[str, Any]:
         """This node's view of itself and the cluster, as plain JSON types."""

@@ -266,7 +266,12 @@ class Persistence:
         self._writing_snapshot = True
         self.bytes_since_snapshot = 0
         frozen = core.replica.machine.freeze_state()
-        self._worker.write_snapshot(index, term, self._behind_audit(frozen), self._snapshot_written)
+
+        def written(info: SnapshotInfo | Exception) -> None:
+            frozen.release()
+            self._snapshot_written(info)
+
+        self._worker.write_snapshot(index, term, self._behind_audit(frozen), written)
 
     def _behind_audit(self, frozen: FrozenState) -> Iterator[bytes]:
         """The state's chunks, once the audit files hold all that led to it: after a restart nothing else could.

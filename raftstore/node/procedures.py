@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ChangeMapping = Callable[[Collection[MappedNode], Collection[str], int | None], Awaitable[dict[str, Any]]]
 
 DRAIN_CONCURRENCY = 1_024  # sessions on their way at once: callers' ops find room beside them
+LOOKS_AT_ONCE = 2_048  # sessions, until callers' ops get their turn
 DRAIN_WAIT_MS = 60_000  # for the nodes that take the sessions of a sticky node
 DRAIN_POLL_MS = 20
 MOVABLE = (SessionState.ATTACHED, SessionState.RECOVERING)
@@ -94,11 +95,10 @@ class Drain:
         try:
             await node.execute(node.requests.drain(None))
             self.moved = self.failed = 0
-            self.remaining = node.machine.tally.owned.get(node.node_id, 0)
-            queue = self._mine()
-            workers = [self._worker(queue, on_progress) for _ in range(min(DRAIN_CONCURRENCY, self.remaining))]
-            await asyncio.gather(*workers)
-            self.remaining = 0
+            mine = await self._mine()
+            self.remaining = len(mine)
+            queue = iter(mine)
+            await asyncio.gather(*(self._worker(queue, on_progress) for _ in range(min(DRAIN_CONCURRENCY, len(mine)))))
         finally:
             self.is_running = False
         return self.progress()
@@ -107,28 +107,40 @@ class Drain:
         machine = self._node.machine
         return (n for n in sorted(machine.nodes) if n != self._node.node_id and self._node.is_node_live(n))
 
-    def _mine(self) -> Iterator[SessionRecord]:
-        """Each as it stands when its turn comes. Looking at all in advance would hold up the loop."""
+    async def _mine(self) -> list[str]:
+        """Ids of this node's sessions, some at a time: there may be millions, and callers wait beside."""
         node = self._node
-        for session_id in node.machine.sessions.owned_by(node.node_id):
-            record = node.machine.sessions.get(session_id)
-            if record is not None and record.owner == node.node_id and record.state in MOVABLE:
-                yield record
+        may_be_mine = node.machine.sessions.may_be_owned_by(node.node_id)
+        mine: list[str] = []
+        ids = node.machine.sessions.keys()
+        for begin in range(0, len(ids), LOOKS_AT_ONCE):
+            mine += [s for s in ids[begin : begin + LOOKS_AT_ONCE] if may_be_mine(s) and self._movable(s) is not None]
+            await asyncio.sleep(0)
+        return mine
 
-    async def _worker(self, queue: Iterator[SessionRecord], on_progress: Callable[[], None]) -> None:
-        for record in queue:
-            targets = list(self._targets())
-            try:
-                if not targets:
-                    raise Rejected(Reason.NODE_NOT_LIVE)
-                target = targets[(self.moved + self.failed) % len(targets)]
-                await self._move(record, target)
-                self.moved += 1
-            except RaftstoreError as problem:
-                self.failed += 1
-                self.last_problem = f"{record.session_id}: {problem}"
+    def _movable(self, session_id: str) -> SessionRecord | None:
+        record = self._node.machine.sessions.get(session_id)
+        return record if record is not None and record.owner == self._node.node_id and record.state in MOVABLE else None
+
+    async def _worker(self, queue: Iterator[str], on_progress: Callable[[], None]) -> None:
+        for session_id in queue:
+            record = self._movable(session_id)  # as it stands when its turn comes
+            if record is not None:
+                await self._hand_over(record)
             self.remaining -= 1
             on_progress()
+
+    async def _hand_over(self, record: SessionRecord) -> None:
+        targets = list(self._targets())
+        try:
+            if not targets:
+                raise Rejected(Reason.NODE_NOT_LIVE)
+            target = targets[(self.moved + self.failed) % len(targets)]
+            await self._move(record, target)
+            self.moved += 1
+        except RaftstoreError as problem:
+            self.failed += 1
+            self.last_problem = f"{record.session_id}: {problem}"
 
     async def _move(self, record: SessionRecord, target: str) -> None:
         try:

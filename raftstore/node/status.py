@@ -6,12 +6,11 @@ Plain JSON types throughout, so that the API, the CLI and an embedder see the sa
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from raftstore.errors import InvalidArgument, Rejected, Unavailable
 from raftstore.node.answers import BEFORE_PROPOSAL
-from raftstore.ownership import Row, as_record, to_session, validate_session_id
+from raftstore.ownership import FrozenSessions, to_session, validate_session_id
 from raftstore.raft.seams import CANDIDATE, LEADER
 from raftstore.types import OpId, Reason, Session, SessionState
 
@@ -45,7 +44,7 @@ def get_session(runtime: Runtime, session_id: str) -> Session:
 
 
 def list_sessions(
-    rows: Sequence[Row],
+    sessions: FrozenSessions,
     owner: str | None,
     state: SessionState | str | None,
     limit: int,
@@ -57,10 +56,8 @@ def list_sessions(
     wanted = _state(state)
     found = (
         record
-        for record in map(as_record, rows)
-        if (after is None or record.session_id > after)
-        and (owner is None or record.owner == owner)
-        and (wanted is None or record.state == wanted)
+        for record in map(sessions.__getitem__, sessions if after is None else (s for s in sessions if s > after))
+        if (owner is None or record.owner == owner) and (wanted is None or record.state == wanted)
     )
     return [to_session(record) for record in heapq.nsmallest(limit, found)]
 

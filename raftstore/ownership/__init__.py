@@ -47,7 +47,7 @@ from raftstore.ownership.placement import MappedNode, MappingRecord, Placement, 
 from raftstore.ownership.reading import NodeView, Page
 from raftstore.ownership.records import REASONS, NodeRecord, Result, SessionRecord, to_session
 from raftstore.ownership.restore import restore
-from raftstore.ownership.sessions import Row, as_record
+from raftstore.ownership.sessions import FrozenSessions
 from raftstore.ownership.shapes import is_mapping
 from raftstore.ownership.snapshot import FrozenState
 from raftstore.ownership.sweep import DueIndex
@@ -59,6 +59,7 @@ __all__ = [
     "Applied",
     "DueIndex",
     "Event",
+    "FrozenSessions",
     "FrozenState",
     "Machine",
     "MappedNode",
@@ -68,11 +69,9 @@ __all__ = [
     "Page",
     "Placement",
     "Result",
-    "Row",
     "SessionRecord",
     "admit",
     "adopt",
-    "as_record",
     "chain_next",
     "close",
     "configure",

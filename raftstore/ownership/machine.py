@@ -118,6 +118,7 @@ class Machine:
 
     def _finish(self, step: Step, groups: list[GroupResults], resumed: bool) -> Applied:
         self.index = step.index
+        self.sessions.pack_some()
         self.placement = step.placement
         packed = b""
         if step.events:
@@ -242,12 +243,16 @@ class Machine:
     # -- snapshots -----------------------------------------------------------------------------------------------
 
     def freeze_state(self) -> snapshot.FrozenState:
-        """The state as of now, in copies so shallow that taking them is quick; to be written by another thread."""
+        """The state as of now, which takes next to no time; to be read by another thread, and released after that."""
         return snapshot.FrozenState(self)
 
     def state_digest(self) -> bytes:
         """SHA-256 over the canonical bytes of the whole state: equal exactly when two replicas agree."""
-        return snapshot.digest(self.freeze_state())
+        state = self.freeze_state()
+        try:
+            return snapshot.digest(state)
+        finally:
+            state.release()
 
 
 def _session_of(op: Op) -> str | None:

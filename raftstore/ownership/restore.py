@@ -11,9 +11,9 @@ from raftstore.ownership import records as r
 from raftstore.ownership.commands import INCARNATION_MAX, NUMBER_MAX, POLICIES, SEQ_MAX, is_id, is_number, unpack
 from raftstore.ownership.machine import Machine
 from raftstore.ownership.params import DEFAULTS, is_param
-from raftstore.ownership.records import NodeRecord
+from raftstore.ownership.records import NodeRecord, SessionRecord
 from raftstore.ownership.remembered import Remembered
-from raftstore.ownership.sessions import Row, as_record
+from raftstore.ownership.sessions import Row
 from raftstore.ownership.shapes import is_placement
 from raftstore.ownership.snapshot import (
     DEPARTED,
@@ -60,8 +60,6 @@ FIELD_TYPES: dict[str, frozenset[type]] = {
     "policy": _TEXT,
     "owned_since": _INT,
 }
-SHARED = ("owner", "created_at_ms", "expires_at_ms", "target", "reason", "owner_inc", "policy", "owned_since")
-"""Fields that many sessions have in common: they get one object, not one each."""
 
 
 class _Reader:
@@ -71,7 +69,6 @@ class _Reader:
         self._machine = machine
         self._begun = False
         self._results = 0
-        self._shared: dict[Any, Any] = {}
         self.complete = False
 
     def take(self, chunk: bytes) -> None:
@@ -135,11 +132,7 @@ class _Reader:
 
     def _sessions(self, items: list[Any]) -> None:
         rows = self._rows(items)
-        sessions = self._machine.sessions
-        before = len(sessions)
-        sessions.add(rows)
-        if len(sessions) != before + len(rows):
-            raise ValueError("snapshot holds a session twice")
+        _check(self._machine.sessions.add(rows), "session: it is there twice")
         for (owner, state), count in Counter((row[2], row[1]) for row in rows).items():
             self._machine.tally.count(owner, state, count)
 
@@ -160,10 +153,7 @@ class _Reader:
             raise ValueError("snapshot holds a session without a version")
         if not (all(map(is_id, columns["session_id"])) and all(map(is_id, set(columns["owner"])))):
             raise ValueError("snapshot holds a session without an identity")
-        share = self._shared.setdefault
-        for name in SHARED:
-            columns[name] = [share(value, value) for value in columns[name]]
-        return list(zip(*columns.values(), strict=True))
+        return list(map(tuple, items))
 
     def _remembered(self, node_id: Any, items: list[Any]) -> None:
         _check(type(node_id) is str and node_id in self._machine.remembered, "node of remembered results")
@@ -175,7 +165,7 @@ class _Reader:
         rows = iter(self._rows([record for _, (_, record) in items if record is not None]))
         for seq, (code, record) in items:
             _check(seq not in memory.results, "result twice")
-            memory.results[seq] = (code, None if record is None else as_record(next(rows)))
+            memory.results[seq] = (code, None if record is None else SessionRecord(*next(rows)))
             self._results += 1
 
 

@@ -1,8 +1,8 @@
 """The whole state as chunks of bytes; `restore` reads them back.
 
-Records are immutable, so a list of them is a frozen state: another thread can pack it while the machine goes on. Chunks
-are msgpack values: a header, then sessions, remembered results and what a sticky node knows of other machines in
-slices, then a trailer with the counts. Storage adds checksums.
+What changes later leaves a frozen state alone (see `sessions`), so another thread can write it while the machine goes
+on. Chunks are msgpack values: a header, then sessions, remembered results and what a sticky node knows of other
+machines in slices, then a trailer with the counts. Storage adds checksums.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEADER, SESSIONS, RESULTS, TRAILER, PLACEMENT, DEPARTED = 0, 1, 2, 3, 4, 5
 
 
 class FrozenState:
-    """The state as of one index. Reading it needs no lock and disturbs nobody."""
+    """The state as of one index. Reading it needs no lock and disturbs nobody; `release` it afterwards."""
 
     def __init__(self, machine: Machine) -> None:
         self.index = machine.index
@@ -36,18 +36,24 @@ class FrozenState:
         self.head = machine.head
         self.event_seq = machine.event_seq
         self.params: Params = dict(machine.params)
-        self.sessions = machine.sessions.rows()
+        self.sessions = machine.sessions.freeze()
         self.nodes = machine.nodes.copy()
         self.placement = machine.placement
         self.departed = machine.departed.copy()
         self.remembered = {node_id: memory.copy() for node_id, memory in machine.remembered.items()}
 
+    def release(self) -> None:
+        """Nobody reads it any more. On the machine's thread."""
+        self.sessions.release()
+
     def chunks(self) -> Iterator[bytes]:
         """The state, a piece at a time, in the order of creation; to be given to `restore`."""
-        pack = msgpack.Packer().pack
+        packer = msgpack.Packer()
+        pack, pack_array_header = packer.pack, packer.pack_array_header
         yield pack((HEADER, FORMAT_NAME, FORMAT_VERSION, *self._header()))
-        for begin in range(0, len(self.sessions), SLICE_RECORDS):
-            yield pack((SESSIONS, self.sessions[begin : begin + SLICE_RECORDS]))
+        rows = self.sessions.packed_rows()
+        while piece := list(islice(rows, SLICE_RECORDS)):
+            yield b"".join((pack_array_header(2), pack(SESSIONS), pack_array_header(len(piece)), *piece))
         results = 0
         for node_id, memory in self.remembered.items():
             results += len(memory.results)
@@ -75,8 +81,8 @@ def digest(state: FrozenState) -> bytes:
     for _, node in sorted(state.nodes.items()):
         memory = state.remembered[node.node_id]
         total.update(pack((node, memory.low_seq, sorted(memory.results.items(), key=lambda item: item[0]))))
-    for row in sorted(state.sessions, key=lambda row: str(row[0])):
-        total.update(pack(row))
+    for session_id in sorted(state.sessions):
+        total.update(pack(state.sessions[session_id]))
     if state.placement is not None:
         total.update(pack((state.placement, sorted(state.departed.items()))))
     return total.digest()

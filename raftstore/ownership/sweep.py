@@ -36,6 +36,7 @@ OWNER_LOST = "OWNER_LOST"
 
 SLOT_MS = 500  # how finely the index files due times: a sweep comes at most this late
 RETRY_SLOTS = 2  # a candidate that was offered is offered again after so many slots, in case its sweep was lost
+PAGE_SESSIONS = 512  # of a slot, kept together
 VISITS_MAX = 2_048  # records one call of `due` looks at, so that it never stalls a loop
 
 
@@ -109,6 +110,32 @@ def next_due_ms(record: SessionRecord) -> int:
     return due_ms
 
 
+class _Slot:
+    """Sessions filed under one time, in bare tuples but for the last few: the garbage collector forgets about those."""
+
+    __slots__ = ("_last", "_pages", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number  # one object for all sessions that are filed here
+        self._pages: list[tuple[str, ...]] = []
+        self._last: list[str] = []
+
+    def __len__(self) -> int:
+        """Not 0 as long as there are any."""
+        return len(self._last) + len(self._pages)
+
+    def add(self, session_id: str) -> None:
+        if len(self._last) >= PAGE_SESSIONS:
+            self._pages.append(tuple(self._last))
+            self._last.clear()
+        self._last.append(session_id)
+
+    def pop(self) -> str:
+        if not self._last:
+            self._last.extend(self._pages.pop())
+        return self._last.pop()
+
+
 class DueIndex:
     """Finds overdue sessions without looking at all of them. Feed `note` with every Applied.changed.
 
@@ -119,10 +146,9 @@ class DueIndex:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._slots: dict[int, list[str]] = {}
+        self._slots: dict[int, _Slot] = {}
         self._slot_heap: list[int] = []
         self._filed: dict[str, int] = {}  # the slot that counts for each session
-        self._numbers: dict[int, int] = {}  # of the slots in use: one object each, not one per session
         self._seen_nodes: tuple[tuple[str, int, int, int], ...] = ()
         self._scan: list[str] = []  # sessions still to be gone through because a node restarted or was lost
         self.note(machine.sessions.values())
@@ -155,19 +181,17 @@ class DueIndex:
     def _file(self, session_id: str, slot: int) -> None:
         members = self._slots.get(slot)
         if members is None:
-            self._slots[slot] = [session_id]
-            self._numbers[slot] = slot
+            members = self._slots[slot] = _Slot(slot)
             heapq.heappush(self._slot_heap, slot)
-        else:
-            members.append(session_id)
-        self._filed[session_id] = self._numbers[slot]
+        members.add(session_id)
+        self._filed[session_id] = members.number
 
     def _visit_slots(self, now_ms: int, limit: int, found: list[tuple[str, int]]) -> int:
         visits = 0
         while self._slot_heap and self._slot_heap[0] * SLOT_MS <= now_ms:
             slot = self._slot_heap[0]
             members = self._slots[slot]
-            while members:
+            while len(members):
                 if visits >= VISITS_MAX or len(found) >= limit:
                     return visits
                 visits += 1
@@ -175,7 +199,7 @@ class DueIndex:
                 if self._filed.get(session_id) == slot:
                     self._judge(session_id, now_ms, found)
             heapq.heappop(self._slot_heap)
-            del self._slots[slot], self._numbers[slot]
+            del self._slots[slot]
         return visits
 
     def _judge(self, session_id: str, now_ms: int, found: list[tuple[str, int]]) -> None:

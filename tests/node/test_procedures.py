@@ -97,7 +97,8 @@ def test_a_drain_follows_a_session_whose_user_was_quicker() -> None:
     node = OneNode()
     node.create("s")
     drain = Drain(node)
-    (record,) = drain._mine()
+    record = drain._movable("s")
+    assert record is not None
     assert node.rig.do(REQUESTS.reattach("s", 1, BINDING, None, None)).reason is None
     asyncio.run(drain._move(record, "vpn-3"))
     assert node.rig.record("s").owner == "vpn-3"

@@ -1,0 +1,119 @@
+"""The store of sessions: a dict by any other name, whatever is packed, and a frozen state that stays as it was."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raftstore.ownership import sessions as module
+from raftstore.ownership.records import ATTACHED, FROZEN, SessionRecord
+from raftstore.ownership.sessions import Sessions
+
+IDS = ("a", "b" * 31, "c" * 32, "d" * 64, "e")
+
+
+def record(session_id: str, version: int = 1, state: int = ATTACHED, owner: str = "n1") -> SessionRecord:
+    return SessionRecord(
+        session_id, state, owner, 1, version, "t\nudp\nx:1", 5, 2**53 + version, None, None, None, None,
+        2**62 + 1, 0, False, "deny", 7,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little is packed at once of what was put aside."""
+    monkeypatch.setattr(module, "PACK_AT_ONCE", 2)
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(("put", "remove", "pack", "freeze", "release")), st.sampled_from(IDS)), max_size=60
+)
+
+
+@given(steps=STEPS)
+def test_it_is_a_dict_whatever_was_packed_and_whoever_reads_a_frozen_state(steps: list[tuple[str, str]]) -> None:
+    """Beside a plain dict, through any sequence of changes: the same content, and frozen states stay what they were."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PACK_AT_ONCE", 2)
+        sessions, plain = Sessions(), dict[str, SessionRecord]()
+        frozen, expected = [], []
+        for version, (what, session_id) in enumerate(steps, 1):
+            if what == "put":
+                sessions[session_id] = plain[session_id] = record(session_id, version)
+            elif what == "remove" and session_id in plain:
+                del sessions[session_id], plain[session_id]
+            elif what == "pack":
+                sessions.pack_some()
+            elif what == "freeze":
+                frozen.append(sessions.freeze())
+                expected.append(dict(plain))
+            elif what == "release" and frozen:
+                frozen.pop().release()
+                expected.pop()
+            assert sessions == plain and len(sessions) == len(plain)
+            assert sorted(sessions) == sorted(plain) == sorted(sessions.keys())
+            assert [session_id in sessions for session_id in IDS] == [session_id in plain for session_id in IDS]
+            for one, then in zip(frozen, expected, strict=True):
+                assert len(one) == len(then) and {s: one[s] for s in one} == then
+                assert {found.session_id: found for found in one.values()} == then
+
+
+@pytest.mark.usefixtures("small")
+def test_records_stay_in_the_order_of_their_creation_when_some_are_put_aside() -> None:
+    """Changes leave the order alone, and so does packing, whether or not a frozen state was read meanwhile."""
+    sessions = Sessions()
+    for session_id in IDS[:2]:
+        sessions[session_id] = record(session_id)
+    frozen = sessions.freeze()
+    for session_id in IDS[:4]:
+        sessions[session_id] = record(session_id, 2)
+    frozen.release()
+    sessions.pack_some()
+    sessions[IDS[4]] = record(IDS[4])
+    assert list(sessions) == list(IDS)
+    sessions.pack_some()
+    sessions.pack_some()
+    assert list(sessions) == list(IDS) == [found.session_id for found in sessions.values()]
+    assert sessions[IDS[3]].state_version == 2
+
+
+@pytest.mark.usefixtures("small")
+def test_a_session_that_is_gone_is_gone_packed_or_not() -> None:
+    """Removing takes it from everywhere, also while a frozen state still has it; twice is an error."""
+    sessions = Sessions()
+    for session_id in IDS:
+        sessions[session_id] = record(session_id)
+    frozen = sessions.freeze()
+    for session_id in IDS:
+        del sessions[session_id]
+        with pytest.raises(KeyError):
+            del sessions[session_id]
+        assert sessions.get(session_id) is None
+    assert len(sessions) == 0 and sessions == {} and len(list(frozen)) == len(IDS)
+    frozen.release()
+    frozen.release()
+    sessions.pack_some()
+    assert list(sessions) == []
+
+
+@pytest.mark.usefixtures("small")
+def test_a_quick_look_finds_state_and_owner_in_packed_and_recent_alike() -> None:
+    """Few in one state are found among all; nobody's session is overlooked for its owner."""
+    sessions = Sessions()
+    sessions["a"] = record("a", state=FROZEN)
+    sessions["b"] = record("b", owner="n10")
+    sessions["c"] = record("c", state=FROZEN, owner="n10")
+    sessions.freeze()
+    sessions["d"] = record("d", state=FROZEN)
+    assert [found.session_id for found in sessions.in_state(FROZEN)] == ["a", "c", "d"]
+    look = sessions.may_be_owned_by("n1")
+    assert look("a") and look("d") and not look("b") and not look("nobody")
+
+
+def test_many_are_put_in_at_once_but_none_twice() -> None:
+    """What a snapshot brings: the second of two with one id is refused."""
+    sessions = Sessions()
+    assert sessions.add([record("a")[:], record("b")[:]])
+    assert not sessions.add([record("a", 2)[:]])
+    assert sessions["a"] == record("a") and len(sessions) == 2
