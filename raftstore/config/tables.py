@@ -69,7 +69,7 @@ class Storage:
 
     data_dir: str = _text("data")
     wal_segment_bytes: int = _num(67_108_864, 1_048_576, 1_073_741_824)
-    snapshot_every_bytes: int = _num(268_435_456, 65_536, 1_099_511_627_776)
+    snapshot_every_bytes: int = _num(67_108_864, 65_536, 1_099_511_627_776)
     snapshot_every_entries: int = _num(200_000, 100, 1_000_000_000)
     disk_free_min_bytes: int = _num(268_435_456, 0, 1_099_511_627_776)
 
