@@ -118,11 +118,11 @@ class Sessions:
 
     def add(self, rows: Iterable[Row]) -> bool:
         """Put in many: bare tuples, whose first field is the id. False, and no more is put in, if one is there."""
-        packed = self._packed
+        packed, pack = self._packed, _pack
         for row in rows:
-            if row[0] in self:
+            if row[0] in packed or row[0] in self._aside:
                 return False
-            packed[row[0]] = _pack(row[1:])
+            packed[row[0]] = pack(row[1:])
         return True
 
     def in_state(self, state: int) -> list[SessionRecord]:

@@ -36,6 +36,7 @@ OWNER_LOST = "OWNER_LOST"
 
 SLOT_MS = 500  # how finely the index files due times: a sweep comes at most this late
 RETRY_SLOTS = 2  # a candidate that was offered is offered again after so many slots, in case its sweep was lost
+FILED_AT_ONCE = 4_096  # by one call of `due`, of the sessions that were there when the index was made
 PAGE_SESSIONS = 512  # of a slot, kept together
 VISITS_MAX = 2_048  # records one call of `due` looks at, so that it never stalls a loop
 
@@ -151,7 +152,7 @@ class DueIndex:
         self._filed: dict[str, int] = {}  # the slot that counts for each session
         self._seen_nodes: tuple[tuple[str, int, int, int], ...] = ()
         self._scan: list[str] = []  # sessions still to be gone through because a node restarted or was lost
-        self.note(machine.sessions.values())
+        self._unfiled = machine.sessions.keys()  # filed a part at a time: all at once would hold up a start
 
     def __len__(self) -> int:
         return len(self._filed)
@@ -170,13 +171,21 @@ class DueIndex:
     def due(self, now_ms: int, limit: int) -> list[tuple[str, int]]:
         """Up to `limit` sessions that the sweep would change at `now_ms`, with their versions.
 
-        Looks at VISITS_MAX records at most; call again soon when that many were due. What was offered is offered
-        again a little later, until the machine changes it.
+        Looks at VISITS_MAX records at most, and files FILED_AT_ONCE; call again soon when that many were due. What was
+        offered is offered again a little later, until the machine changes it.
         """
+        self._file_some()
         found: list[tuple[str, int]] = []
         visits = self._visit_slots(now_ms, limit, found)
         self._visit_scan(now_ms, limit, found, visits)
         return found
+
+    def _file_some(self) -> None:
+        for _ in range(min(FILED_AT_ONCE, len(self._unfiled))):
+            session_id = self._unfiled.pop()
+            record = None if session_id in self._filed else self._machine.sessions.get(session_id)
+            if record is not None:
+                self.note((record,))
 
     def _file(self, session_id: str, slot: int) -> None:
         members = self._slots.get(slot)
@@ -229,7 +238,7 @@ class DueIndex:
             if seen == self._seen_nodes:
                 return
             self._seen_nodes = seen
-            self._scan = list(self._machine.sessions)
+            self._scan = self._machine.sessions.keys()
         scan = self._scan
         offered = {session_id for session_id, _ in found}
         while scan and visits < VISITS_MAX and len(found) < limit:

@@ -226,3 +226,18 @@ def test_the_index_looks_at_a_bounded_number_per_call(driver, monkeypatch):
         assert len(some) <= 3
         found += some
     assert sorted(set(found)) == [(f"s{number}", 1) for number in range(10)]
+
+
+def test_sessions_that_were_there_before_the_index_are_filed_some_at_a_time(driver, monkeypatch):
+    """A restored machine's sessions are all found in the end, without being gone through all at once."""
+    monkeypatch.setattr(sweeping, "FILED_AT_ONCE", 2)
+    for name in "vwxyz":
+        driver.do("a", c.create, name, B1, 1_000)
+    index = DueIndex(driver.machine)
+    filed = []
+    for _ in range(3):
+        assert index.due(driver.now_ms, 100) == []
+        filed.append(len(index))
+    assert filed == [2, 4, 5]
+    driver.pass_ms(1_500, alive="abc")
+    assert sorted(name for name, _ in find(index, driver.now_ms)) == list("vwxyz")
