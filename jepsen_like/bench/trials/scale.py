@@ -34,6 +34,7 @@ from raftstore.cli.bench_process import BenchFailed
 FEW = 1_000  # sessions of the cluster that the big one is compared with
 FILL_PART = 20_000  # sessions per node that one request makes
 LIGHT_CALLERS = 8  # per node
+AUDIT_BACKLOG_MAX = 10_000  # events
 SNAPSHOT_WAIT_S = 180.0  # for one on every node
 EXPIRY_WAIT_S = 120.0
 EXPIRY_WALK_S = 0.5  # of callers between two looks at what is still there
@@ -166,12 +167,17 @@ class Run:
         scale = self._scale
         await few._room(dict.fromkeys(NODES, FEW))
         await few.fill(dict.fromkeys(NODES, min(FEW, scale.sessions // 2) // len(NODES)))
+        await self._cluster.until(self._audit_is_written, "the audit files hold what filling made")
         rates: dict[str, list[float]] = {"few": [], "many": []}
         for number in range(scale.rounds):
             self._say(f"scale: throughput, round {number + 1} of {scale.rounds} ...")
             for name, run in (("few", few), ("many", self)):
                 rates[name].append((await run.walk(scale.callers, scale.seconds))["per_second"])
         return {**rates, "ratio": statistics.median(rates["many"]) / statistics.median(rates["few"])}
+
+    async def _audit_is_written(self) -> bool:
+        """Or nearly: what is left of filling would slow down what is measured next."""
+        return all(view["audit_backlog"] <= AUDIT_BACKLOG_MAX for view in await self._cluster.ask_all("view"))
 
     async def walk(self, callers: int, seconds: float, of: tuple[str, ...] = NODES) -> dict[str, Any]:
         """Callers of these nodes go through all their sessions."""
