@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future as ThreadFuture
+from concurrent.futures import InvalidStateError
 from typing import Any, TypeVar
 
 from raftstore.errors import Unavailable
@@ -95,16 +96,22 @@ class Bridge:
         self.inbox = Inbox(loop, then)
         self._outlets: dict[asyncio.AbstractEventLoop, Outlet] = {}
         self._waiting: dict[asyncio.Future[Any], Any] = {}  # of callers, with what they hear if the loop ends first
+        self._running: set[ThreadFuture[Any]] = set()  # coroutines that somebody waits for
         self._thread: threading.Thread | None = None
         if thread_name is not None:
             self._thread = threading.Thread(target=loop.run_forever, name=thread_name, daemon=True)
             self._thread.start()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the node's loop and wait for it here."""
+        """Run a coroutine on the node's loop and wait for it here. Unavailable when that loop ends before it."""
         if self.loop is asyncio.get_running_loop():
             return await work
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
+        done = asyncio.run_coroutine_threadsafe(work, self.loop)
+        self._running.add(done)
+        try:
+            return await asyncio.wrap_future(done)
+        finally:
+            self._running.discard(done)
 
     async def ask(self, begin: Callable[[Deliver], object], if_it_ends: T) -> T:
         """Begin something on the node's loop and wait here for the one answer that it delivers there.
@@ -145,7 +152,7 @@ class Bridge:
         try:
             self.inbox.post(run)
         except RuntimeError:
-            raise Unavailable(Reason.NODE_STOPPING, "the node's event loop has ended") from None
+            raise _ended() from None
         try:
             return done.result(CALL_WAIT_S)
         except TimeoutError:
@@ -174,9 +181,16 @@ class Bridge:
         self.loop.call_soon_threadsafe(self.loop.stop)
         await asyncio.get_running_loop().run_in_executor(None, thread.join)
         self.loop.close()
+        for running in list(self._running):
+            with contextlib.suppress(InvalidStateError):  # it has just ended by itself
+                running.set_exception(_ended())
         for future, answer in list(self._waiting.items()):
             with contextlib.suppress(RuntimeError):  # its loop has ended too
                 future.get_loop().call_soon_threadsafe(_answer, future, answer)
+
+
+def _ended() -> Unavailable:
+    return Unavailable(Reason.NODE_STOPPING, "the node's event loop has ended")
 
 
 def _answer(future: asyncio.Future[Any], answer: object) -> None:

@@ -301,13 +301,7 @@ class Node:
         after: str | None = None,
     ) -> list[Session]:
         """Sessions of this replica in the order of their ids, at most `limit` (1 to 1000) beyond `after`."""
-        runtime = self._opened()
-        sessions = self._call(runtime.machine.sessions.freeze)
-        work = functools.partial(status.list_sessions, sessions, owner, state, limit, after)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(None, work)
-        finally:
-            self._call(sessions.release)
+        return await self._on_loop(status.page_of_sessions(self._opened(), owner, state, limit, after))
 
     def status(self) -> dict[str, Any]:
         """This node's view of itself and the cluster, as plain JSON types."""

@@ -5,6 +5,8 @@ Plain JSON types throughout, so that the API, the CLI and an embedder see the sa
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import heapq
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,18 @@ def get_session(runtime: Runtime, session_id: str) -> Session:
         detail = f"{runtime.node_id} has not caught up since its start: it cannot tell what exists"
         raise Unavailable(Reason.NO_QUORUM, detail)
     raise Rejected(Reason.SESSION_NOT_FOUND)
+
+
+async def page_of_sessions(
+    runtime: Runtime, owner: str | None, state: SessionState | str | None, limit: int, after: str | None
+) -> list[Session]:
+    """See Node.list_sessions: another thread looks through the sessions as they are now."""
+    frozen = runtime.machine.sessions.freeze()
+    try:
+        work = functools.partial(list_sessions, frozen, owner, state, limit, after)
+        return await asyncio.get_running_loop().run_in_executor(None, work)
+    finally:
+        frozen.release()
 
 
 def list_sessions(

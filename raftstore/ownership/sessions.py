@@ -4,7 +4,8 @@ Each is packed: a few bytes instead of a dozen objects. That is less than half t
 which would otherwise look at every record in each full pass, has nothing to look at. While somebody reads a frozen
 state what is packed stays untouched, so that freezing takes no copy of it: changes are put aside until then.
 
-Knows nothing of what a session means. Not thread-safe, but for frozen sessions: any one thread may read them.
+Knows nothing of what a session means. One thread changes them. Any other may read a frozen state, and call `get`:
+wherever a record moves, its new place has it before the old one loses it, so nobody is shown an older one again.
 """
 
 from __future__ import annotations
@@ -85,9 +86,9 @@ class Sessions:
             aside[session_id] = _GONE
             self._added -= 1
             return
-        if aside.pop(session_id, None) is not None and session_id not in packed:
+        was_packed = packed.pop(session_id, None) is not None
+        if aside.pop(session_id, None) is not None and not was_packed:
             self._added -= 1
-        packed.pop(session_id, None)
 
     def __contains__(self, session_id: object) -> bool:
         row = self._aside.get(session_id)  # type: ignore[call-overload]  # whatever is no id is not in it
@@ -150,12 +151,13 @@ class Sessions:
         if not aside or self._readers:
             return
         for session_id in list(islice(aside, PACK_AT_ONCE)):
-            row = aside.pop(session_id)
+            row = aside[session_id]
             before = len(packed)
             if row:
                 packed[session_id] = _pack(row[1:])
             else:
                 del packed[session_id]
+            del aside[session_id]
             self._added -= len(packed) - before
 
     # -- frozen ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from test_node import config_in, until
 
 from raftstore.errors import Unavailable
 from raftstore.node.node import Node
-from raftstore.types import Reason
+from raftstore.types import Reason, Session
 
 Waiters = list[Callable[[bool], None]]
 
@@ -87,21 +87,26 @@ def test_a_read_that_no_majority_confirms_is_refused_in_time(tmp_path: Path, ans
 
 
 def test_what_waits_as_the_node_s_loop_ends_is_told_so(tmp_path: Path) -> None:
-    """A read or a list that was posted in the last instant, and a call of another thread."""
+    """A read that was posted in the last instant, and work on that loop that is not done."""
 
     async def main() -> None:
         node = Node(config_in(tmp_path), "vpn-1", insecure=True)
         await node.start()
-        assert node._bridge is not None
-        assert node._runtime is not None
+        assert node._bridge is not None and node._runtime is not None
         node._runtime.core.may_read_now = lambda: False  # type: ignore[method-assign]
         node._bridge.inbox.post = lambda task: None  # type: ignore[method-assign]  # posted, and never run
-        callers = [asyncio.create_task(node.get("s")), asyncio.create_task(node.list_sessions())]
+
+        async def never() -> Session:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        callers = [asyncio.create_task(node.get("s")), asyncio.create_task(node._on_loop(never()))]
         await asyncio.sleep(0)
         await node.stop()
         for caller in callers:
-            with pytest.raises(Unavailable, match="vpn-1 has stopped"):
+            with pytest.raises(Unavailable) as refused:
                 await caller
+            assert refused.value.reason is Reason.NODE_STOPPING
 
     asyncio.run(main())
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,3 +120,49 @@ def test_many_are_put_in_at_once_but_none_twice() -> None:
     assert sessions.add([record("a")[:], record("b")[:]])
     assert not sessions.add([record("a", 2)[:]])
     assert sessions["a"] == record("a") and len(sessions) == 2
+
+
+class Watched(dict[str, Any]):
+    """A dict that has somebody look after every single change of it."""
+
+    def __init__(self, content: dict[str, Any], look: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._look = look
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._look()
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self._look()
+
+    def pop(self, key: str, *default: Any) -> Any:
+        found = super().pop(key, *default)
+        self._look()
+        return found
+
+
+def test_another_thread_is_never_shown_an_older_record_again() -> None:
+    """Whenever it looks: while a change is put aside, packed, or gone."""
+    sessions, seen = Sessions(), [0]
+    gone = 99
+
+    def look() -> None:
+        found = sessions.get("s")
+        seen.append(gone if found is None else found.state_version)
+
+    sessions["s"] = record("s", 1)
+    sessions._packed = Watched(sessions._packed, look)
+    sessions._aside = Watched(sessions._aside, look)
+    frozen = sessions.freeze()
+    sessions["s"] = record("s", 2)
+    sessions["s"] = record("s", 3)
+    frozen.release()
+    sessions.pack_some()
+    assert sessions["s"].state_version == 3 and not sessions._aside
+    frozen = sessions.freeze()
+    sessions["s"] = record("s", 4)
+    frozen.release()
+    del sessions["s"]
+    assert seen == sorted(seen) and seen[-1] == gone and len(sessions) == 0
