@@ -17,10 +17,15 @@ from raftstore.cli.run import run
 from raftstore.cli.session import session
 from raftstore.cli.status import status
 from raftstore.cli.wal import wal
+from raftstore.ownership import IS_COMPILED
+
+COMPILED = " (compiled)" if IS_COMPILED else ""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="raftstore", prog_name="raftstore")
+@click.version_option(
+    package_name="raftstore", prog_name="raftstore", message=f"%(prog)s, version %(version)s{COMPILED}"
+)
 def main() -> None:
     """Which node owns the session now, provably.
 

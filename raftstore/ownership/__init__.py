@@ -1,5 +1,6 @@
 """The pure ownership machine: who owns which session, decided from the log alone."""
 
+from raftstore.ownership import machine as _machine
 from raftstore.ownership.commands import (
     OP_NAMES,
     SWEEP_MAX,
@@ -52,7 +53,10 @@ from raftstore.ownership.shapes import is_mapping
 from raftstore.ownership.snapshot import FrozenState
 from raftstore.ownership.sweep import DueIndex
 
+IS_COMPILED = not (_machine.__file__ or "").endswith(".py")  # docs/decisions/0014-compiled-modules.md
+
 __all__ = [
+    "IS_COMPILED",
     "OP_NAMES",
     "REASONS",
     "SWEEP_MAX",

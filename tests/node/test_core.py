@@ -3,6 +3,7 @@
 import gc
 import weakref
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from virtual_cluster import BINDING, VirtualNode, World, ready_world, requests_of
@@ -11,7 +12,7 @@ from raftstore.errors import Unavailable
 from raftstore.node import peer_messages as node_messages
 from raftstore.node.core import Core
 from raftstore.node.step_timer import StepTimer
-from raftstore.ownership import join, pack_group
+from raftstore.ownership import Machine, join, pack_group
 from raftstore.types import Reason, SessionState
 
 
@@ -152,6 +153,19 @@ def test_a_frame_that_is_no_message_costs_its_sender_the_link() -> None:
     assert node.failed is None
 
 
+class Buggy:
+    """A machine but for one mistake."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._machine, name)
+
+    def apply(self, *_: object) -> float:
+        return 1 / 0
+
+
 def test_a_bug_stops_the_node_for_good() -> None:
     """Whatever was not foreseen, nothing can be trusted after it: own nothing, answer what is certain, say why."""
     world = ready_world(37)
@@ -159,7 +173,7 @@ def test_a_bug_stops_the_node_for_good() -> None:
     node = world.nodes["vpn-1"]
     assert node.do(requests.create("s", BINDING, None, None, None)).reason is None
     waiting = node.submit(requests.reattach("s", 1, BINDING, None, None))
-    node.cor.replica.machine.apply = lambda *_: 1 // 0  # type: ignore[method-assign, assignment, return-value]
+    node.cor.replica.machine = Buggy(node.cor.replica.machine)  # type: ignore[assignment]
     with pytest.raises(ZeroDivisionError):
         world.run(1_000)
     assert node.failed is not None and node.failed.startswith("INTERNAL_ERROR")

@@ -15,16 +15,18 @@ from raftstore.cli.temp_cluster import write_cluster
 from raftstore.client.client import Client
 from raftstore.config import ClusterConfig
 from raftstore.errors import RaftstoreError
+from raftstore.ownership import IS_COMPILED
 
 SETTINGS = "[storage]\ndisk_free_min_bytes = 16777216\n"
 READY_WAIT_S = 20.0
 
 
 def _presence() -> Presence:
+    compiled = ", compiled" if IS_COMPILED else ""
     try:
-        return Presence(version("raftstore"))
+        return Presence(version("raftstore") + compiled)
     except PackageNotFoundError:
-        return Presence("from source")
+        return Presence("from source" + compiled)
 
 
 def _ports(config: ClusterConfig) -> list[int]:
