@@ -136,14 +136,18 @@ class HardenedSyncObj(Snapshots):
         return self._heartbeat_due_ns if notice is None else min(notice, self._heartbeat_due_ns)
 
     def _SyncObj__applyLogEntries(self) -> bool:
-        """Apply what is committed, at most `apply_entries_max` entries, in order and each once."""
+        """Apply what is committed, in order and each once: as much as one step may."""
         if self._is_installing():
             return False
         first = self.last_applied + 1
         last = min(self.commit_index, first + self.timing.apply_entries_max - 1)
         if last < first:
             return False
+        left_bytes = self.timing.apply_bytes_max
         for command, index, term in self._SyncObj__getEntries(first, last - first + 1):
+            if left_bytes <= 0:
+                break
+            left_bytes -= len(command)
             self._set_applied(index)
             self._apply(index, term, command[1:] if command[:1] == REGULAR else b"")
         return False

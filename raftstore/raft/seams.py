@@ -88,7 +88,8 @@ class RaftTiming:
     append_bytes_max: int = 1 << 20  # one append_entries message, unless a single entry is larger; half a frame at most
     inflight_appends_max: int = 64  # unanswered append_entries per follower
     inflight_bytes_max: int = 8 << 20
-    apply_entries_max: int = 256  # entries applied per step, so that catching up never stalls the loop
+    apply_entries_max: int = 256  # entries applied per step, so that catching up never stalls the loop,
+    apply_bytes_max: int = 256 << 10  # and about so many bytes of them: some thousand ops
     snapshot_chunk_bytes: int = 256 << 10  # or append_bytes_max, where that is less
     snapshot_window_chunks: int = 4
     reads_max: int = 8192  # linearizable reads waiting for their confirmation

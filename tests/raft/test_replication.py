@@ -243,6 +243,19 @@ def test_applies_in_order_once_and_in_bounded_steps():
     assert [index for index, _, _ in node.member.applied] == list(range(1, total + 1))
 
 
+def test_a_backlog_of_large_entries_is_applied_in_steps_as_small():
+    """Bytes count as well as entries: what thousands of callers wrote must not stall the loop at a restart."""
+    node = Alone()
+    large = node.raft.timing.apply_bytes_max // 2
+    node.member.clock.ns = node.cluster.now
+    node.raft.receive("b", append(1, entries=[entry(i, 1, b"x" * large) for i in range(1, 6)], commit=5))
+    applied = []
+    while node.raft.last_applied < 5:
+        node.member.step()
+        applied.append(node.raft.last_applied)
+    assert applied == [2, 4, 5]
+
+
 def test_an_entry_that_fits_no_frame_is_refused():
     """A payload beyond the bound is a caller's bug and is never appended (H13)."""
     node = Alone()
