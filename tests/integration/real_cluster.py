@@ -28,7 +28,7 @@ import raftstore
 from raftstore.cli.temp_cluster import free_ports
 from raftstore.client import Client, NoAnswer, Unreachable
 from raftstore.config import ClusterConfig
-from raftstore.node.audit_lines import list_files
+from raftstore.node.audit_lines import list_files, parse_line
 from raftstore.node.audit_verify import VerifyReport, compare, verify_files
 from raftstore.transport.certs import create_ca, issue_node
 
@@ -341,6 +341,7 @@ class RealCluster:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+    for line in path.read_bytes().splitlines(keepends=True):
+        fields = parse_line(line)
+        if fields is not None:
+            yield fields

@@ -121,6 +121,7 @@ class Scale(Embedded):
     async def view(self) -> dict[str, Any]:
         status = self._node.status()
         found = {name: status[name] for name in ("ready", "leader", "role", "sessions_total")}
+        found["connected"] = sum(row["connected"] for row in status["peers"])
         found["audit_backlog"] = status["counters"]["audit_backlog"]
         return {**found, "owned": {row["node"]: row["sessions"] for row in status["nodes"]}}
 
