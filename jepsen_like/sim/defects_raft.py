@@ -198,9 +198,6 @@ RAFT_MUTANTS: dict[str, Mutant] = {
     "read-without-quorum": attribute(reads.Reads, "read_index", lambda _: _read_at_once),
     "read-lease-over-transfer": attribute(HardenedSyncObj, "_tick_transfer", _transfers_in_silence),
     "read-lease-too-long": attribute(reads.Reads, "_renew_read_lease", _trusts_too_long),
-    "restarted-voter-is-free": attribute(
-        election.Elections, "_may_have_heard_leader", lambda _: lambda self, now: None
-    ),
     "commit-without-matching": several(
         attribute(replication.Replication, "_on_heartbeat", lambda _: _heartbeat_commits),
         attribute(replication.Replication, "_send_heartbeat", lambda _: _tells_everything),

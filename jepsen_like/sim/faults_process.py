@@ -104,7 +104,7 @@ class ProcessFaults(FaultBase):
             self._until(rng, "flap", machine, lambda: self.world.start(machine), rng.randint(1, 40))
 
     def _orphan(self, rng: Random, target: Machine) -> str | None:
-        """All but one start anew, with other wall clocks, while that one sleeps or is cut off and its lease runs on."""
+        """All but one start anew, with other wall clocks, while that one is cut off and its lease runs on."""
         lasts = self._cut(rng, "orphan", target, self._both_ways([target.node_id], self._others(target)))
         lease_ms = self.world.plan.timing["lease_ttl_ms"]
         ahead_ms = rng.choice((0, lease_ms, 3 * lease_ms, 60_000, DAY_MS - 10_000))
