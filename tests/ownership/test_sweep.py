@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
 from raftstore.ownership import DueIndex
 from raftstore.ownership import commands as c
-from raftstore.ownership import sweep as sweeping
+
+sweeping = import_module("raftstore.ownership.sweep")  # the package has an op of that name
 
 B1 = ("t1", "udp", "198.51.100.7:51820")
 RECOVERING, TERMINATED = 2, 4
