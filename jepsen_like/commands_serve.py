@@ -38,7 +38,7 @@ async def serve(store: Path, host: str, port: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or no main thread: Ctrl-C
             loop.add_signal_handler(number, stop.set)
     runner = web.AppRunner(application(store), access_log=None)
     await runner.setup()

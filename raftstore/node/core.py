@@ -154,7 +154,6 @@ class Core:
         )
         self._peer_hellos: dict[str, bool] = {}  # connected peers, and whether their hello said they are fresh
         self._step_asked = False
-        self._has_put_first = False  # the last step did nothing but that
         self._timer = StepTimer(loop, clock, self._step)
         self._tick_due_ns = clock.now_ns()
         self._heads_due_ns = clock.now_ns()
@@ -255,8 +254,6 @@ class Core:
             self._tick(now)
         if self.raft.role == LEADER:
             self.leader.propose()
-        elif self._puts_log_first():
-            return
         self.raft.step()
         self.reads.applied(self.raft.last_applied)
         self.courier.follow_leader(now)
@@ -271,14 +268,6 @@ class Core:
         self._links.flush()
         self._lose_patience(now)
         self._set_timer()
-
-    def _puts_log_first(self) -> bool:
-        """A follower hands new entries to the disk and lets its thread run, before it applies what is committed."""
-        self._has_put_first = self.journal.has_unsubmitted and not self._has_put_first
-        if self._has_put_first:
-            self.outbox.release()
-            self.ask_step()
-        return self._has_put_first
 
     def _set_timer(self) -> None:
         due = min(self.raft.next_deadline_ns(), self._tick_due_ns)

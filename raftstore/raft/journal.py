@@ -12,6 +12,8 @@ from typing import Protocol, overload
 
 from pysyncobj.journal import Journal
 
+from raftstore.errors import StorageError
+
 Entry = tuple[bytes, int, int]  # (command, index, term), the stock library's own order
 ENTRY_OVERHEAD_BYTES = 32  # of an entry in a message or a log record, at most
 
@@ -160,8 +162,8 @@ class HardenedJournal(Journal):  # type: ignore[misc]  # the library ships no ty
         self.durable_index = base_index
 
     def clear(self) -> None:
-        """The stock way to throw a whole log away at a restart (H6b): closed, and nothing of ours calls it."""
-        raise NotImplementedError("a log is only reset to an installed snapshot")
+        """The stock way to throw a whole log away at a restart (H6b). Whoever comes here stops the node."""
+        raise StorageError("a log is never thrown away: it is only reset to an installed snapshot")
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
         if (term, votedForNodeId) == (self._term, self._voted_for):
@@ -184,11 +186,6 @@ class HardenedJournal(Journal):  # type: ignore[misc]  # the library ships no ty
             self.submitted = self._storage.append(entries)
             self._waiting.append((self.submitted, entries[-1][1]))
         return self.submitted
-
-    @property
-    def has_unsubmitted(self) -> bool:
-        """Whether entries wait to be handed to storage."""
-        return bool(self._unsubmitted)
 
     def mark_durable(self, job: int) -> None:
         """Storage has made every job up to and including `job` durable."""

@@ -14,7 +14,7 @@ from raft_cluster import MemoryStorage
 from raft_messages import entry
 
 import raftstore
-from raftstore.errors import CorruptionError
+from raftstore.errors import CorruptionError, StorageError
 from raftstore.raft.journal import HardenedJournal
 from raftstore.storage.disk import OsDisk
 from raftstore.storage.store import Store
@@ -169,7 +169,7 @@ def test_h6b_our_log_on_disk_survives_a_snapshot_that_it_reaches_over(tmp_path):
     store, recovered = open_store(tmp_path / "data")
     assert recovered.snapshot.index == 12
     assert [e[1] for e in recovered.entries] == list(range(13, 21))
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(StorageError, match="never thrown away"):
         HardenedJournal(MemoryStorage()).clear()
     store.close()
 

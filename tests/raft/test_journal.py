@@ -4,6 +4,7 @@ import pytest
 from raft_cluster import MemoryStorage
 from raft_messages import entry
 
+from raftstore.errors import StorageError
 from raftstore.raft.journal import ENTRY_OVERHEAD_BYTES, HardenedJournal
 
 
@@ -133,7 +134,7 @@ def test_the_commit_index_is_not_kept():
 
 def test_clearing_is_refused():
     """The stock way to throw a log away does not exist here (H6b)."""
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(StorageError, match="never thrown away"):
         journal(3).clear()
 
 

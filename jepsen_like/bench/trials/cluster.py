@@ -113,9 +113,11 @@ async def nap(seconds: float) -> None:
 
 
 @contextlib.asynccontextmanager
-async def three_nodes(directory: Path, storage: str = "") -> AsyncIterator[TrialCluster]:
-    """Ready on entry; gone on the way out, paused or not. `storage`: lines of that table of cluster.conf."""
-    cluster = await RaftstoreEmbedded(target="raftstore_trials", settings=SETTINGS + storage).start(directory)
+async def three_nodes(
+    directory: Path, settings: str = "", target: str = "raftstore_trials"
+) -> AsyncIterator[TrialCluster]:
+    """Ready on entry; gone on the way out, paused or not. `settings`: of cluster.conf, from its table storage on."""
+    cluster = await RaftstoreEmbedded(target=target, settings=SETTINGS + settings).start(directory)
     try:
         trial = TrialCluster(cluster)
         await trial.leader()

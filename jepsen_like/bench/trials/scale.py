@@ -24,10 +24,9 @@ from typing import Any, TypeVar
 from jepsen_like.bench import processes
 from jepsen_like.bench.histogram import Histogram, merged
 from jepsen_like.bench.peers.base import NODES
-from jepsen_like.bench.peers.raftstore import SETTINGS, RaftstoreEmbedded
 from jepsen_like.bench.run import Say
 from jepsen_like.bench.trials.base import TrialResult
-from jepsen_like.bench.trials.cluster import TrialCluster, nap
+from jepsen_like.bench.trials.cluster import TrialCluster, nap, three_nodes
 from jepsen_like.bench.trials.scale_findings import findings
 from raftstore.cli.bench_process import BenchFailed
 
@@ -86,16 +85,11 @@ async def nodes(directory: Path, snapshot_every_entries: int) -> AsyncIterator[T
     """Three, ready. What was frozen or detached waits longer than the trial takes: no sweep comes in between."""
     await asyncio.to_thread(directory.mkdir)
     settings = (
-        f"{SETTINGS}snapshot_every_entries = {snapshot_every_entries}\n\n"
+        f"snapshot_every_entries = {snapshot_every_entries}\n\n"
         "[sessions]\nfreeze_timeout_ms = 3600000\nreattach_window_ms = 36000000\n"
     )
-    cluster = await RaftstoreEmbedded(target="raftstore_scale", settings=settings).start(directory)
-    try:
-        trial = TrialCluster(cluster)
-        await trial.leader()
-        yield trial
-    finally:
-        await cluster.stop()
+    async with three_nodes(directory, settings, "raftstore_scale") as cluster:
+        yield cluster
 
 
 class Run:
