@@ -53,9 +53,9 @@ def _takes_back(original: Any) -> Any:
 def _has_nothing(original: Any) -> Any:
     """Asked whether a session of an earlier mapping came, a node says that it did not."""
 
-    def judge(self: Any, asking: Any, session_id: str, version: int) -> None:
+    def judge(self: Any, asking: Any, session_id: str, version: int, moved_at: int) -> None:
         if self._owner(session_id) == self._log.node_id:
-            original(self, asking, session_id, version)
+            original(self, asking, session_id, version, moved_at)
         else:
             asking.declined.append((session_id, version))
 

@@ -297,16 +297,17 @@ def admit(
     expires_at_ms: int,
     reason: str | None,
     owner: str | None,
+    moved_at: int,
 ) -> bytes:
-    """A session that node `giver` transferred to the sender under the mapping of `at_epoch`.
+    """A session that maps to the sender under the mapping of `at_epoch`, and that node `giver` has for it.
 
-    A tombstone has a reason, and the owner under whom it ended; both are None of a session that lives. Times are those
-    of the sender's cluster clock.
+    One that lives was transferred under the mapping of `moved_at`. A tombstone has a reason, and the owner under whom
+    it ended; both are None of a session that lives. Times are those of the sender's cluster clock.
     """
     return _pack(
         (
             ADMIT, seq, deadline_ms, session_id, at_epoch, giver, epoch, version, nonce, policy, created_at_ms,
-            expires_at_ms, reason, owner,
+            expires_at_ms, reason, owner, moved_at,
         )
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from raftstore.ownership import commands, events, nodes, placement, reading, sna
 from raftstore.ownership import records as r
 from raftstore.ownership.params import DEFAULTS, Params, lease_length_ms
 from raftstore.ownership.placement import Placement
-from raftstore.ownership.records import NodeRecord, Result, SessionRecord, to_session
+from raftstore.ownership.records import Mark, NodeRecord, Result, SessionRecord, to_session
 from raftstore.ownership.remembered import Remembered
 from raftstore.ownership.sessions import Sessions
 from raftstore.ownership.shapes import is_well_formed, readable_id
@@ -79,7 +79,7 @@ class Machine:
         self.remembered: dict[str, Remembered] = {}  # of each node's current incarnation
         self.tally = Tally()
         self.placement: Placement | None = None  # of the sticky strategy
-        self.departed: dict[str, int] = {}  # sessions that went to other machines, with their last versions here
+        self.departed: dict[str, Mark] = {}  # of sessions that went to other machines
 
     # -- applying ------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,10 @@ the log, and moves single sessions between two machines. What the mapping says o
 Why no session has two owners. A node lets a session be created only where its trail is unanimous, under the epoch by
 which that was judged (`create_mapped` names it, and is refused under another). It gives one away only by freeze and
 transfer in its own log, durable before the other node hears of it; from then on its machine refuses every op on it.
-The other installs it once (`admit` names the epoch too, and a `departed` mark survives when it goes on from there). It
-takes one back (`reclaim`) only when the other, at a later epoch that excludes an `admit` for ever, has never had it.
+The other installs it once: `admit` names the epoch too, and when it goes on from there a `departed` mark says at which
+version and under which mapping. What was transferred to this node before that mapping was here already; what was
+transferred later was not, whatever its version: an id that a lost node held may have begun anew elsewhere. A node takes
+one back (`reclaim`) only when the other, at a later epoch that excludes an `admit` for ever, has never had it.
 `forget` and `reclaim` name the epoch as well: what a peer said under one mapping says nothing under the next.
 
 This rests on the callers: they admit only what the present mapping sends here, and confirm only when nothing that maps
@@ -38,7 +40,7 @@ import msgpack
 
 from raftstore.ownership import events
 from raftstore.ownership import records as r
-from raftstore.ownership.records import FROZEN, NodeRecord, Result, SessionRecord
+from raftstore.ownership.records import FROZEN, Mark, NodeRecord, Result, SessionRecord
 from raftstore.ownership.step import Op, Step
 
 NODES_MAX = 64  # of one mapping
@@ -261,11 +263,11 @@ def admit(step: Step, actor: NodeRecord, op: Op) -> Result:
     Not a transition: version and epoch stay. Offered again, it changes nothing. It waits, FROZEN, to be resumed; a
     tombstone stays that of the owner under whom the session ended.
     """
-    (_, _, _, sid, at_epoch, giver, epoch, version, nonce, policy, created_at_ms, expires_at_ms, reason, owner) = op
+    _, _, _, sid, at_epoch, giver, epoch, version, nonce, policy, created_at_ms, expires_at_ms, reason, owner = op[:14]
     record = step.sessions.get(sid)
     if step.placement is None or at_epoch != step.placement.mapping.epoch:
         return step.refuse(op, r.OWNERSHIP_CONFLICT, record, sid)
-    if was_here(step.departed.get(sid, 0), version, reason) or (record is not None and record.state_version >= version):
+    if has(record, step.departed.get(sid), version, op[14] if reason is None else None):
         return (0, record)
     if record is not None and (record.state == r.TERMINATED or not is_away(step, record)):
         return step.refuse(op, r.INVALID_TRANSITION, record)  # a fork: it lives here under a version that is older
@@ -284,12 +286,16 @@ def admit(step: Step, actor: NodeRecord, op: Op) -> Result:
     return step.commit(op, record, new, events.SESSION_ADMITTED, reason, giver)
 
 
-def was_here(mark: int, version: int, reason: str | None) -> bool:
-    """Whether a session that is offered went away from here at that version or later; `mark` is that of its departure.
+def has(record: SessionRecord | None, mark: Mark | None, version: int, moved_at: int | None) -> bool:
+    """Whether that version of a session is here, or went on from here; `mark` is that of its last departure.
 
-    A tombstone travels without a new version, so it can come back as it went: then it must be taken, or it is nowhere.
+    `moved_at` is the epoch under which it was transferred to this node; None of a tombstone. It was here if this node
+    gave it away under a later mapping. A mark from before says nothing of it: the session may have been lost since and
+    begun anew. A tombstone can come back as it went: it must be taken, or it is nowhere.
     """
-    return mark >= version if reason is None else mark > version
+    if record is not None and record.state_version >= version:
+        return True
+    return mark is not None and moved_at is not None and mark.version >= version and mark.epoch > moved_at
 
 
 def forget(step: Step, actor: NodeRecord, op: Op) -> Result:
@@ -299,12 +305,14 @@ def forget(step: Step, actor: NodeRecord, op: Op) -> Result:
     if step.placement is None or at_epoch != step.placement.mapping.epoch:
         return step.refuse(op, r.OWNERSHIP_CONFLICT, record, sid)
     if record is None:
-        return _OK if step.departed.get(sid, 0) >= version else step.refuse(op, r.SESSION_NOT_FOUND, None, sid)
+        mark = step.departed.get(sid)
+        known = mark is not None and mark.version >= version
+        return _OK if known else step.refuse(op, r.SESSION_NOT_FOUND, None, sid)
     if record.state_version != version:
         return step.refuse(op, r.VERSION_MISMATCH, record)
     if taker == actor.node_id or (record.state != r.TERMINATED and record.owner != taker):
         return step.refuse(op, r.INVALID_TRANSITION, record)
-    return step.remove(op, record, events.SESSION_HANDED_OVER, taker)
+    return step.remove(op, record, events.SESSION_HANDED_OVER, taker, at_epoch)
 
 
 def reclaim(step: Step, actor: NodeRecord, op: Op) -> Result:

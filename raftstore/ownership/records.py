@@ -71,11 +71,19 @@ class SessionRecord(NamedTuple):
     freeze_by_ms: int | None  # while FROZEN
     target: str | None  # while FROZEN
     reason: str | None  # why it is detached, frozen or terminated
-    owner_inc: int  # incarnation of the owner when it acquired the session or last took part in its bindings
+    owner_inc: int  # incarnation of the owner when it acquired the session or last took part in its bindings; where the
+    # owner is a node of another machine, the epoch of the mapping under which the session went to it
     nonce: int  # highest seen
     transferred: bool  # while FROZEN: the owner is the target already
     policy: str  # "deny" or "terminate": what becomes of it when its owner is lost
     owned_since: int  # index of the log entry that gave it its owner
+
+
+class Mark(NamedTuple):
+    """What stays of a session that went to another machine."""
+
+    version: int  # as it went
+    epoch: int  # of the mapping under which it was forgotten here
 
 
 class NodeRecord(NamedTuple):

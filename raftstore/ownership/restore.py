@@ -126,9 +126,10 @@ class _Reader:
         self._machine.remembered[node_id] = Remembered(low_seq)
 
     def _departed(self, mark: Any) -> None:
-        _check(type(mark) is list and len(mark) == 2 and is_id(mark[0]) and is_number(mark[1], 1, NUMBER_MAX), "mark")
+        _check(type(mark) is list and len(mark) == 3 and is_id(mark[0]), "mark")
+        _check(all(is_number(number, 1, NUMBER_MAX) for number in mark[1:]), "mark")
         _check(mark[0] not in self._machine.sessions and mark[0] not in self._machine.departed, "mark twice")
-        self._machine.departed[mark[0]] = mark[1]
+        self._machine.departed[mark[0]] = r.Mark(*mark[1:])
 
     def _sessions(self, items: list[Any]) -> None:
         rows = self._rows(items)

@@ -148,11 +148,11 @@ def _create_mapped(op: list[Any]) -> bool:
 
 
 def _admit(op: list[Any]) -> bool:
-    _, _, _, sid, at_epoch, giver, epoch, version, nonce, policy, created_at_ms, expires_at_ms, reason, owner = op
+    _, _, _, sid, at_epoch, giver, epoch, version, nonce, policy, created_at_ms, expires_at_ms, reason, owner = op[:14]
     return (
         is_id(sid)
         and is_id(giver)
-        and all(map(_natural, (at_epoch, epoch, version, nonce, created_at_ms, expires_at_ms)))
+        and all(map(_natural, (at_epoch, epoch, version, nonce, created_at_ms, expires_at_ms, op[14])))
         and 1 <= epoch <= version
         and created_at_ms < expires_at_ms
         and type(policy) is str
@@ -192,7 +192,7 @@ SHAPES: dict[int, tuple[int, Check]] = {
     c.SETTLE: (4, _epoch),
     c.CLOSE: (4, _epoch),
     c.CREATE_MAPPED: (8, _create_mapped),
-    c.ADMIT: (14, _admit),
+    c.ADMIT: (15, _admit),
     c.FORGET: (7, _forget),
     c.RECLAIM: (6, _reclaim),
 }

@@ -64,7 +64,7 @@ class FrozenState:
             yield pack((PLACEMENT, self.placement))
         marks = iter(self.departed.items())
         while portion := list(islice(marks, SLICE_RECORDS)):
-            yield pack((DEPARTED, portion))
+            yield pack((DEPARTED, [(session_id, *mark) for session_id, mark in portion]))
         counts = (len(self.sessions), results)
         yield pack((TRAILER, *counts) if self.placement is None else (TRAILER, *counts, len(self.departed)))
 

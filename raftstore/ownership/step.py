@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from raftstore.ownership import events
 from raftstore.ownership.params import Params
-from raftstore.ownership.records import ATTACHED, FROZEN, REASON_TEXTS, RECOVERING, NodeRecord, Result, SessionRecord
+from raftstore.ownership.records import (
+    ATTACHED,
+    FROZEN,
+    REASON_TEXTS,
+    RECOVERING,
+    Mark,
+    NodeRecord,
+    Result,
+    SessionRecord,
+)
 
 if TYPE_CHECKING:
     from raftstore.ownership.placement import Placement
@@ -75,7 +84,7 @@ class Step:
         nodes: dict[str, NodeRecord],
         tally: Tally,
         placement: Placement | None,
-        departed: dict[str, int],
+        departed: dict[str, Mark],
     ) -> None:
         self.index = index
         self.now_ms = now_ms
@@ -123,11 +132,11 @@ class Step:
         )  # fmt: skip
         return (0, new)
 
-    def remove(self, op: Op, record: SessionRecord, event: int, taker: str) -> Result:
-        """A session has gone to another machine. A mark of its last version stays, so that it cannot begin anew."""
+    def remove(self, op: Op, record: SessionRecord, event: int, taker: str, at_epoch: int) -> Result:
+        """A session has gone to another machine. A mark of it stays, so that it cannot begin anew."""
         sid, state, _, epoch, version = record[:5]
         del self.sessions[sid]
-        self.departed[sid] = version
+        self.departed[sid] = Mark(version, at_epoch)
         self.tally.add(record, -1)
         self.number = number = self.number + 1
         self.events.append(

@@ -189,7 +189,7 @@ def _transfer(step: Step, actor: NodeRecord, op: Op, record: SessionRecord) -> R
         epoch=record.epoch + 1,
         state_version=record.state_version + 1,
         freeze_by_ms=step.soon_ms("freeze_timeout_ms"),
-        owner_inc=0 if target is None else target.incarnation,
+        owner_inc=epoch_of(step.placement) if target is None else target.incarnation,
         transferred=True,
     )
     return step.commit(op, record, new, events.OWNER_CHANGED, "TRANSFER", record.owner)

@@ -58,11 +58,14 @@ def session(session_id: str, state: int = SessionState.ATTACHED, **fields: Any) 
 
 def away(session_id: str, to: str) -> SessionRecord:
     """Transferred to another node, as this node's log has it."""
-    return session(session_id, SessionState.FROZEN, owner=to, target=to, transferred=True, epoch=2, state_version=3)
+    return session(
+        session_id, SessionState.FROZEN, owner=to, target=to, transferred=True, epoch=2, state_version=3, owner_inc=1
+    )
 
 
 def row(session_id: str, version: int = 3, reason: str | None = None) -> Row:
-    return Row(session_id, 2, version, 0, "deny", 100, 10_000, reason, reason and "vpn-9")
+    ended = (reason, reason and "vpn-9", None if reason else 1)
+    return Row(session_id, 2, version, 0, "deny", 100, 10_000, *ended)
 
 
 class Proposed(NamedTuple):

@@ -13,6 +13,7 @@ from raftstore.node.proposals import Answer
 from raftstore.node.sticky.giver import Giver
 from raftstore.node.sticky.taker import Taker
 from raftstore.ownership import SessionRecord
+from raftstore.ownership.records import Mark
 from raftstore.types import Reason, SessionState
 
 FROZEN, TERMINATED = SessionState.FROZEN, SessionState.TERMINATED
@@ -56,7 +57,7 @@ def test_who_asks_is_told_of_doubts_first_and_never_that_nothing_is_left() -> No
     log.machine.sessions["t"] = session("t", TERMINATED, reason="LOGOUT")
     giver.pulled(B, 1, [], [])
     ((_, answer),) = log.sent
-    assert answer["doubtful"] == [("s", 3)] and answer["rows"] == [] and not answer["done"]
+    assert answer["doubtful"] == [("s", 3, 1)] and answer["rows"] == [] and not answer["done"]
 
 
 def test_a_doubt_that_is_being_decided_is_neither_asked_again_nor_over() -> None:
@@ -128,7 +129,7 @@ def test_an_undecided_op_keeps_its_session_from_being_judged_by_the_next_mapping
     giver.tick()
     giver.scan()
     ((_, answer),) = log.sent
-    assert answer["doubtful"] == [("s", 3)] and not answer["done"]
+    assert answer["doubtful"] == [("s", 3, 1)] and not answer["done"]
 
 
 def test_a_session_on_which_an_op_is_under_way_does_not_travel() -> None:
@@ -245,7 +246,7 @@ def test_a_session_that_does_not_map_here_is_not_admitted() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"rows": [row("s")], "done": True}, {"doubtful": [("s", 3)], "done": True}, {}, {"done": False}],
+    [{"rows": [row("s")], "done": True}, {"doubtful": [("s", 3, 1)], "done": True}, {}, {"done": False}],
     ids=["rows", "doubts", "nothing", "not done"],
 )
 def test_only_an_answer_without_anything_in_it_confirms(fields: dict[str, Any]) -> None:
@@ -258,12 +259,12 @@ def test_only_an_answer_without_anything_in_it_confirms(fields: dict[str, Any]) 
 def test_of_what_is_in_doubt_only_that_is_declined_which_can_never_come() -> None:
     """What maps here may be on its way into this log; what is here is acknowledged."""
     rig = TakerRig(maps_to=A)
-    rig.handed(rig.ask(), doubtful=[("s", 3)])
+    rig.handed(rig.ask(), doubtful=[("s", 3, 1)])
     rig.clock.pass_ms(5_000)
     rig.taker.ask(B)
     assert rig.declined() == [] == rig.acknowledged()
     rig = TakerRig(admitted("here"), maps_to=C)
-    rig.handed(rig.ask(), doubtful=[("s", 3), ("here", 3)])
+    rig.handed(rig.ask(), doubtful=[("s", 3, 1), ("here", 3, 1)])
     assert rig.declined() == [("s", 3)] and rig.acknowledged() == [("here", 3)]
 
 
@@ -277,6 +278,6 @@ def test_a_tombstone_that_comes_back_while_it_is_being_forgotten_waits() -> None
     assert rig.log.ops == [] and rig.acknowledged() == []
     rig.busy.clear()
     del rig.log.machine.sessions["s"]
-    rig.log.machine.departed["s"] = 3
+    rig.log.machine.departed["s"] = Mark(3, 2)
     rig.handed(int(rig.log.sent[-1][1]["number"]), rows=[row("s", reason="LOGOUT")])
     assert rig.log.kinds() == ["admit"]

@@ -215,6 +215,36 @@ def test_what_was_on_its_way_to_a_lost_node_stays_closed_for_ever(rest: dict[str
         assert (answer.owner == B) == (rest[A] == 0)
 
 
+@pytest.mark.parametrize("disturbed", [False, True], ids=["at once", "after another change"])
+def test_an_id_that_began_anew_is_not_forgotten_where_it_had_been_before(disturbed: bool) -> None:
+    """It was at A, went to B, which is lost, and began again at C: A's mark of it says nothing of the new session."""
+    options = {"ttl_max_ms": TTL_MAX_MS, "ttl_default_ms": TTL_MAX_MS}
+    world = StickyWorld(config=sticky_config(3, {A: 1, B: 0, C: 0}, **options))
+    world.start_all()
+    world.wait_settled()
+    a, c = world.nodes[A], world.nodes[C]
+    assert a.create("s").reason is None
+    a.change({A: 0, B: 1, C: 0})
+    world.wait_settled()
+    world.nodes[B].crash()
+    world.nodes[B].died_with = None
+    world.run(200)
+    c.change({C: 1}, lost=[B])
+    world.run(TTL_MAX_MS + 3_000)
+    world.wait_settled()
+    world.watch.forgiven.add("s")
+    assert c.create("s").reason is None
+    c.change({A: 1, C: 0})
+    if disturbed:  # the transfer is in doubt, and A is asked about it
+        assert world.run_until(lambda: c.record("s").owner == A)
+        a.crash()
+        c.change({A: 0, C: 1})
+        a.restart()
+    world.wait_settled()
+    holder, record = world.live_holder("s")
+    assert (holder, record.state_version) == (C if disturbed else A, world.watch.lines["s"].version)
+
+
 def test_nothing_is_given_to_a_directory_that_the_giver_has_not_written_down() -> None:
     """It could be lost and come back empty without anybody's noticing: sessions that went there would be forgotten."""
     world = StickyWorld(config=sticky_config(4, {D: 0}, ttl_max_ms=5_000, ttl_default_ms=5_000))

@@ -60,7 +60,7 @@ def story(driver):
     do("a", c.freeze, "u", 5, "MAPPING", "d")
     do("a", c.transfer, "u", 6)
     do("a", c.forget, "u", 7, "d", 2)
-    do("a", c.admit, "u", 2, "d", 4, 9, 0, "deny", 1_000, 900_000, None, None)
+    do("a", c.admit, "u", 2, "d", 4, 9, 0, "deny", 1_000, 900_000, None, None, 2)
     events.extend(driver.batch(jump=5).events)
     events.extend(driver.raw(b"nonsense").events)
     return events

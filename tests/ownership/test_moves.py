@@ -6,6 +6,7 @@ from typing import Any
 
 from raftstore.ownership import commands as c
 from raftstore.ownership import invariants
+from raftstore.ownership.records import Mark
 
 B1 = ("t1", "udp", "198.51.100.7:51820")
 RECOVERING, FROZEN, TERMINATED = 2, 3, 4
@@ -13,10 +14,11 @@ RECOVERING, FROZEN, TERMINATED = 2, 3, 4
 
 def admit(
     sid: str = "s", at_epoch: int = 1, *, epoch: int = 2, version: int = 5, created: int = 500, expires: int = 700_000,
-    reason: str | None = None,
+    reason: str | None = None, moved_at: int = 1,
 ) -> tuple[Any, ...]:  # fmt: skip
     """What b handed over."""
-    return (c.admit, sid, at_epoch, "b", epoch, version, 9, "terminate", created, expires, reason, reason and "e")
+    ended = (reason, reason and "e", 0 if reason else moved_at)
+    return (c.admit, sid, at_epoch, "b", epoch, version, 9, "terminate", created, expires, *ended)
 
 
 def test_a_session_is_created_under_the_present_epoch_only(settled):
@@ -74,7 +76,7 @@ def test_a_session_that_went_leaves_a_mark_under_which_it_cannot_begin_anew(sett
     """Forgotten is only the record; the identity stays taken, under every later mapping."""
     settled.away()
     settled.twice(c.forget, "s", 3, "b")
-    assert (settled.machine.get("s"), settled.machine.departed) == (None, {"s": 3})
+    assert (settled.machine.get("s"), settled.machine.departed) == (None, {"s": Mark(3, 1)})
     settled.ok(c.forget, "s", 2, "b")
     settled.refused("SESSION_NOT_FOUND", c.forget, "s", 4, "b")
     settled.refused("SESSION_NOT_FOUND", c.forget, "other", 1, "b")
@@ -103,7 +105,7 @@ def test_only_what_the_taker_has_is_forgotten(settled):
     settled.refused("VERSION_MISMATCH", c.forget, "t", 1, "c")
     settled.refused("INVALID_TRANSITION", c.forget, "t", 2, "a")
     settled.ok(c.forget, "t", 2, "c")
-    assert settled.machine.departed == {"s": 3, "t": 2}
+    assert settled.machine.departed == {"s": Mark(3, 1), "t": Mark(2, 1)}
     assert settled.machine.sessions == {}
     assert {owner: n for owner, n in settled.machine.tally.owned.items() if n} == {}
 
@@ -197,15 +199,14 @@ def test_a_tombstone_is_never_taken_back(settled):
 
 
 def test_a_tombstone_comes_back_as_it_went(settled):
-    """It travels without a new version: at the version of its mark it is taken again, or it would be nowhere."""
+    """It travels without a new version: it is taken again, or it would be nowhere."""
     settled.ok(*admit(reason="POLICY"))
-    settled.ok(c.forget, "s", 5, "b")
+    settled.adopt(2)
+    settled.ok(c.forget, "s", 5, "b", 2)
     for version in (4, 5):
-        settled.ok(*admit(version=version))
-        assert settled.machine.departed == {"s": 5}
-    settled.ok(*admit(version=4, reason="POLICY"))
-    assert settled.machine.departed == {"s": 5}
-    settled.ok(*admit(reason="POLICY"))
+        settled.ok(*admit(at_epoch=2, version=version))
+        assert settled.machine.departed == {"s": Mark(5, 2)}
+    settled.ok(*admit(at_epoch=2, reason="POLICY"))
     assert (settled.record().state, settled.record().state_version, settled.machine.departed) == (TERMINATED, 5, {})
 
 
@@ -224,19 +225,49 @@ def test_a_session_comes_back_over_its_mark_and_over_its_record(settled):
     """Home again under a newer version, before or after it was forgotten here; under an older one it is known."""
     settled.away("s")
     settled.away("t")
-    settled.ok(c.forget, "s", 3, "b")
+    settled.adopt(2)
+    settled.ok(c.forget, "s", 3, "b", 2)
     for sid in "st":
-        settled.ok(*admit(sid, version=3))
-        assert settled.machine.departed == {"s": 3}
+        settled.ok(*admit(sid, 2, version=3))
+        assert settled.machine.departed == {"s": Mark(3, 2)}
         assert sid == "s" or settled.record("t").owner == "b"
     for sid in "st":
-        settled.ok(*admit(sid, epoch=3, version=4))
+        settled.ok(*admit(sid, 2, epoch=3, version=4))
         assert (settled.record(sid).owner, settled.record(sid).state_version) == ("a", 4)
         assert settled.record(sid).owned_since == settled.driver.index
         settled.ok(c.resume, sid, 4, B1)
     assert settled.machine.departed == {}
-    settled.refused("VERSION_MISMATCH", c.forget, "t", 3, "b")
-    settled.refused("VERSION_MISMATCH", c.reclaim, "t", 3)
+    settled.refused("VERSION_MISMATCH", c.forget, "t", 3, "b", 2)
+    settled.refused("VERSION_MISMATCH", c.reclaim, "t", 3, 2)
+
+
+def test_an_id_that_began_anew_is_taken_whatever_its_mark_says(settled):
+    """Its node was lost, another one began it again: transferred after it went from here, its version is no past."""
+    settled.away()
+    settled.ok(c.forget, "s", 3, "b")
+    settled.adopt(2, "ac")
+    settled.adopt(3, "ac")
+    settled.ok(*admit(at_epoch=3, epoch=2, version=3, moved_at=3))
+    assert (settled.record().owner, settled.record().state_version, settled.machine.departed) == ("a", 3, {})
+    settled.adopt(4)
+    settled.away("t")
+    settled.adopt(5)
+    settled.ok(c.forget, "t", 3, "b", 5)
+    settled.adopt(6)
+    for moved_at in (1, 3, 4):  # from before: it was here, and went on from here
+        settled.ok(*admit("t", 6, version=3, moved_at=moved_at))
+        assert settled.machine.get("t") is None
+    settled.ok(*admit("t", 6, epoch=1, version=2, reason="POLICY"))
+    assert (settled.record("t").state, settled.machine.departed) == (TERMINATED, {})
+
+
+def test_a_transfer_says_under_which_mapping_it_was_made(settled):
+    """That of its entry, whatever its proposer went by: its taker tells by it what it has given away since."""
+    settled.ok(c.create_mapped, "s", B1, 600_000, None, 1)
+    settled.ok(c.freeze, "s", 1, "MAPPING", "b")
+    settled.adopt(2)
+    settled.ok(c.transfer, "s", 2)
+    assert settled.record().owner_inc == 2
 
 
 def test_an_admitted_session_expires_to_the_millisecond(settled):

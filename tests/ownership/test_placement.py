@@ -23,7 +23,7 @@ def test_without_a_mapping_nothing_of_it_is_granted(node):
         node.refused("VERSION_MISMATCH", c.settle, epoch)
         node.refused("VERSION_MISMATCH", c.close, epoch)
         node.refused("VERSION_MISMATCH", c.confirm, "b", epoch, bytes(32), 22, [])
-        handed = (c.admit, "s", epoch, "b", 2, 5, 0, "deny", 500, 700_000, None, None)
+        handed = (c.admit, "s", epoch, "b", 2, 5, 0, "deny", 500, 700_000, None, None, 1)
         node.refused("OWNERSHIP_CONFLICT", *handed)
     node.refused("OWNERSHIP_CONFLICT", c.create_mapped, "s", B1, 600_000, None, 1)
     for sid, version in (("t", 2), ("u", 1)):

@@ -6,7 +6,7 @@ import pytest
 
 from raftstore.ownership import commands as c
 from raftstore.ownership.placement import INVOLVED_MAX, NODES_MAX
-from raftstore.ownership.shapes import is_well_formed
+from raftstore.ownership.shapes import SHAPES, is_well_formed
 
 B1 = ("t1", "udp", "198.51.100.7:51820")
 
@@ -24,8 +24,8 @@ GOOD = [
     c.close(1, 9, 1),
     c.create_mapped(1, 9, "s", B1, 5, "deny", 1),
     c.create_mapped(1, 9, "s", None, 5, None, 0),
-    c.admit(1, 9, "s", 1, "b", 1, 1, 0, "deny", 0, 1, None, None),
-    c.admit(1, 9, "s", 1, "b", 2, 3, 4, "terminate", 5, 6, "WHY", "b"),
+    c.admit(1, 9, "s", 1, "b", 1, 1, 0, "deny", 0, 1, None, None, 1),
+    c.admit(1, 9, "s", 1, "b", 2, 3, 4, "terminate", 5, 6, "WHY", "b", 0),
     c.forget(1, 9, "s", 1, "b", 1),
     c.reclaim(1, 9, "s", 1, 1),
 ]
@@ -53,18 +53,20 @@ BAD = [
     [40, 1, 9, "s", None, 5, "x", 1],
     *(
         [41, 1, 9, *good[:place], bad, *good[place + 1 :]]
-        for good in (["s", 1, "b", 2, 3, 4, "deny", 5, 6, None],)
+        for good in (["s", 1, "b", 2, 3, 4, "deny", 5, 6, None, None, 1],)
         for place, values in enumerate(
             (
                 ("", None, 1), (-1, None, 2**53), ("", None), (0, 4, -1, None), (1, 2**53, None), (-1, None, 2**53),
-                ("x", None, 1), (6, 7, -1, None), (5, 4, 2**53, None), ("", 1, "a b"),
+                ("x", None, 1), (6, 7, -1, None), (5, 4, 2**53, None), ("", 1, "a b", "WHY"), ("", 1, "a b", "e"),
+                (-1, None, 2**53, True),
             )
         )
         for bad in values
     ),
-    *([42, 1, 9, "s", 1, taker] for taker in ("", None, 1)),
-    *([kind, 1, 9, sid, 1, *(["b"] if kind == 42 else [])] for kind in (42, 43) for sid in ("", None)),
-    *([kind, 1, 9, "s", version, *(["b"] if kind == 42 else [])] for kind in (42, 43) for version in (-1, None, 2**53)),
+    *([42, 1, 9, "s", 1, taker, 1] for taker in ("", None, 1)),
+    *([kind, 1, 9, sid, 1, *(["b"] if kind == 42 else []), 1] for kind in (42, 43) for sid in ("", None)),
+    *([kind, 1, 9, "s", n, *(["b"] if kind == 42 else []), 1] for kind in (42, 43) for n in (-1, None, 2**53)),
+    *([kind, 1, 9, "s", 1, *(["b"] if kind == 42 else []), n] for kind in (42, 43) for n in (-1, None, 2**53, True)),
 ]  # fmt: skip
 
 
@@ -80,7 +82,8 @@ def test_every_constructor_makes_a_well_formed_op(op):
 
 @pytest.mark.parametrize("op", BAD, ids=repr)
 def test_an_op_with_a_value_beyond_its_bounds_is_malformed(op):
-    """Each bound of each argument, one at a time."""
+    """Each bound of each argument, one at a time: nothing else is wrong with it, its length above all."""
+    assert len(op) == SHAPES[op[0]][0]
     assert not is_well_formed(op)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from raftstore.ownership import commands as c
 from raftstore.ownership import invariants, restore
+from raftstore.ownership.records import Mark
 from raftstore.ownership.snapshot import DEPARTED, HEADER, PLACEMENT, RESULTS, SESSIONS, SLICE_RECORDS, TRAILER
 
 B1 = ("t1", "udp", "198.51.100.7:51820")
@@ -89,7 +90,7 @@ def sticky(new_driver):
             driver.do("a", c.transfer, sid, 2)
     for sid in ("gone", "too"):
         driver.do("a", c.forget, sid, 3, "b", 2)
-    driver.do("a", c.admit, "come", 2, "b", 2, 5, 0, "deny", 5, 900_000, None, None)
+    driver.do("a", c.admit, "come", 2, "b", 2, 5, 0, "deny", 5, 900_000, None, None, 2)
     assert (set(driver.machine.sessions), set(driver.machine.departed)) == ({"here", "away", "come"}, {"gone", "too"})
     return driver
 
@@ -136,10 +137,17 @@ def test_placement_and_marks_are_part_of_the_digest(new_driver):
         driver.machine.placement = place._replace(**{name: value})
         digests.add(driver.machine.state_digest())
     driver.machine.placement = place
-    for marks in ({"gone": 3}, {"gone": 3, "too": 4}, {"gone": 3, "to": 3}):
+    mark = Mark(3, 2)
+    others = (
+        {"gone": mark},
+        {"gone": mark, "too": Mark(4, 2)},
+        {"gone": mark, "too": Mark(3, 1)},
+        {"gone": mark, "to": mark},
+    )
+    for marks in others:
         driver.machine.departed = marks
         digests.add(driver.machine.state_digest())
-    assert len(digests) == 1 + 8 + 3
+    assert len(digests) == 1 + 8 + len(others)
 
 
 def test_a_machine_without_a_mapping_is_written_as_it_always_was(driver):
@@ -155,7 +163,7 @@ def test_a_machine_without_a_mapping_is_written_as_it_always_was(driver):
 def test_many_marks_come_in_slices(new_driver):
     """As many as sessions can come to be."""
     driver = sticky(new_driver)
-    driver.machine.departed = {f"s{n}": n + 1 for n in range(2 * SLICE_RECORDS + 1)}
+    driver.machine.departed = {f"s{n}": Mark(n + 1, n + 2) for n in range(2 * SLICE_RECORDS + 1)}
     chunks = list(driver.machine.freeze_state().chunks())
     assert [msgpack.unpackb(chunk)[0] for chunk in chunks].count(DEPARTED) == 3
     assert restore(chunks).departed == driver.machine.departed
@@ -170,8 +178,15 @@ def test_a_snapshot_with_a_part_of_the_placement_missing_or_wrong_is_refused(new
         assert refuses(chunks[:n] + chunks[n + 1 :])
         assert kind == PLACEMENT or refuses(chunks[: n + 1] + chunks[n:])
     place, marks = kinds.index(PLACEMENT), kinds.index(DEPARTED)
-    for bad in (["gone", 0], ["gone", None], ["", 3], ["here", 3], ["too", 3, 3], "x", None, ["gone", 2**53]):
-        assert refuses([*chunks[:marks], msgpack.packb([DEPARTED, [bad, ["too", 3]]]), *chunks[marks + 1 :]])
+    wrong = (
+        ["gone", 0, 2], ["gone", None, 2], ["gone", 2**53, 2], ["gone", 3, 0], ["gone", 3, None], ["gone", 3, 2**53],
+        ["gone", 3], ["", 3, 2], ["here", 3, 2], ["too", 3, 2], ["too", 3, 2, 2], "x", None,
+    )  # fmt: skip
+    for bad in wrong:
+        assert refuses([*chunks[:marks], msgpack.packb([DEPARTED, [bad, ["too", 3, 2]]]), *chunks[marks + 1 :]])
+    assert not refuses(
+        [*chunks[:marks], msgpack.packb([DEPARTED, [["gone", 3, 2], ["too", 3, 2]]]), *chunks[marks + 1 :]]
+    )
     fields = msgpack.unpackb(chunks[place])[1]
     refused = 0
     for n in range(len(fields)):

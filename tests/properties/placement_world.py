@@ -40,7 +40,7 @@ from raftstore.ownership import (
 )
 from raftstore.ownership import commands as c
 from raftstore.ownership.events import SESSION_ADMITTED, SESSION_HANDED_OVER
-from raftstore.ownership.placement import was_here
+from raftstore.ownership.placement import has
 from raftstore.ownership.sweep import overdue
 from raftstore.routing import Mapping, MappingNode
 
@@ -157,6 +157,9 @@ class World:
     def changed(self, node: Node, record: SessionRecord, admitted: bool) -> None:
         """Every change that a log makes to a session comes after every change that any other log has made to it."""
         known = self.newest.get(record.session_id)
+        if record.state_version == 1 and record.session_id in self.excused and not admitted:
+            self.excused.discard(record.session_id)  # it begins anew, and counts from here on
+            known = None
         place = f"{node.node_id}: {record.session_id} version {record.state_version}"
         if known is not None and record.session_id not in self.excused:
             if admitted:
@@ -207,9 +210,8 @@ class Node:
     def owner(self, sid: str) -> str | None:
         return to_mapping(self.place.mapping).owner(sid)
 
-    def has(self, sid: str, version: int, reason: str | None = None) -> bool:
-        record, mark = self.machine.sessions.get(sid), self.machine.departed.get(sid, 0)
-        return (record is not None and record.state_version >= version) or was_here(mark, version, reason)
+    def has(self, sid: str, version: int, moved_at: int | None) -> bool:
+        return has(self.machine.sessions.get(sid), self.machine.departed.get(sid), version, moved_at)
 
     # -- the log
 
@@ -242,15 +244,13 @@ class Node:
         kinds = {event[4] for event in applied.events}
         for record in applied.changed:
             admitted = SESSION_ADMITTED in kinds
-            reason = record.reason if record.state == TERMINATED else None
             old = before.get(record.session_id)
             assert admitted or invariants.check_change(old, record) == []
             assert old is None or record.state_version > old.state_version
-            assert not was_here(marks.get(record.session_id, 0), record.state_version, reason)
             self.world.changed(self, record, admitted)
         for sid in before.keys() - self.machine.sessions.keys():
             assert SESSION_HANDED_OVER in kinds
-            assert self.machine.departed[sid] == before[sid].state_version
+            assert self.machine.departed[sid] == (before[sid].state_version, self.place.mapping.epoch)
         assert marks.keys() <= self.machine.departed.keys() | self.machine.sessions.keys()
         assert invariants.check(self.machine) == []
         self.world.judge()
@@ -330,9 +330,9 @@ class Node:
             return
         if peer in place.mapping.lost or store in place.gone or place.store_of(peer) not in (None, store):
             return
-        for sid, (version, has) in acks:
+        for sid, (version, is_there) in acks:
             record = self.machine.sessions.get(sid)
-            if has:
+            if is_there:
                 self.propose_for(sid, forget, version, peer, place.mapping.epoch)
             elif record is not None and (self.owner(sid) != peer or "decline" in off):
                 self.propose_for(sid, reclaim, version, place.mapping.epoch)
@@ -348,7 +348,7 @@ class Node:
                 elif not away:
                     self.advance(record, peer)
             elif record.owner == peer and away:
-                doubts.append((sid, record.state_version))
+                doubts.append((sid, record.state_version, record.owner_inc))
                 left = True
         if "done" in off:
             left = bool(rows)
@@ -377,16 +377,16 @@ class Node:
             return
         acks: dict[str, Any] = {}
         for s in rows:
-            reason = s.reason if s.state == TERMINATED else None
-            if self.has(s.session_id, s.state_version, reason):
+            reason, moved_at = (s.reason, None) if s.state == TERMINATED else (None, s.owner_inc)
+            if self.has(s.session_id, s.state_version, moved_at):
                 acks[s.session_id] = (s.state_version, True)
             elif self.owner(s.session_id) == self.node_id or "admit" in off:
                 self.propose(
                     c.admit, s.session_id, place.mapping.epoch, peer, s.epoch, s.state_version, s.nonce, s.policy,
-                    s.created_at_ms, s.expires_at_ms, reason, reason and s.owner,
+                    s.created_at_ms, s.expires_at_ms, reason, reason and s.owner, moved_at or 0,
                 )  # fmt: skip
-        for sid, version in doubts:
-            if self.has(sid, version):
+        for sid, version, moved_at in doubts:
+            if self.has(sid, version, moved_at):
                 acks[sid] = (version, True)
             elif self.owner(sid) != self.node_id or "decline" in off:
                 acks[sid] = (version, False)

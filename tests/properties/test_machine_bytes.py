@@ -97,7 +97,7 @@ def random_placement_op(rng: random.Random, seq: int, machine: Machine) -> bytes
     record = rng.choice(known) if known else None
     sid = rng.choice((f"s{rng.randrange(40)}", record.session_id if record else "s", *list(machine.departed)[-1:]))
     record = machine.sessions.get(sid)
-    version = record.state_version if record else machine.departed.get(sid, 3)
+    version = record.state_version if record else machine.departed.get(sid, (3, 0))[0]
     version = max(1, version + rng.choice((0, 0, 0, 0, 2, -1)))
     ttl, policy = rng.choice((5_000, 600_000)), rng.choice(c.POLICIES)
     nodes = [("a", 1, False), *((node, rng.randrange(3), rng.random() < 0.2) for node in some if node != "a")]
@@ -112,7 +112,12 @@ def random_placement_op(rng: random.Random, seq: int, machine: Machine) -> bytes
         (8, lambda: c.create_mapped(seq, far, sid, rng.choice(BINDINGS), ttl, None, named)),
         (8, lambda: c.freeze(seq, far, sid, version, "MAPPING", peer)),
         (8, lambda: c.transfer(seq, far, sid, version)),
-        (6, lambda: c.admit(seq, far, sid, named, peer, 1, version + 1, 0, policy, *times, reason, reason and peer)),
+        (
+            6,
+            lambda: c.admit(
+                seq, far, sid, named, peer, 1, version + 1, 0, policy, *times, reason, reason and peer, rng.randrange(4)
+            ),
+        ),
         (4, lambda: c.forget(seq, far, sid, version, record.owner if record else peer, named)),
         (4, lambda: c.reclaim(seq, far, sid, version, named)),
         (30, lambda: random_op(rng, "a", seq, machine)),

@@ -224,6 +224,7 @@ class Giver:
 
     def _row(self, record: SessionRecord) -> Row:
         now_ms = self._log.now_ms()
+        is_over = record.state == SessionState.TERMINATED
         return Row(
             record.session_id,
             record.epoch,
@@ -232,18 +233,18 @@ class Giver:
             record.policy,
             max(0, now_ms - record.created_at_ms),
             record.expires_at_ms - now_ms,
-            *((record.reason, record.owner) if record.state == SessionState.TERMINATED else (None, None)),
+            *((record.reason, record.owner, None) if is_over else (None, None, record.owner_inc)),
         )
 
-    def _doubts(self, peer_id: str) -> list[tuple[str, int]]:
+    def _doubts(self, peer_id: str) -> list[tuple[str, int, int]]:
         doubtful = self._doubtful.get(peer_id, {})
-        marks: list[tuple[str, int]] = []
+        marks: list[tuple[str, int, int]] = []
         for session_id in list(islice(doubtful, BATCH_MAX)):
             record = self._log.machine.sessions.get(session_id)
             if record is None or record.owner != peer_id or not is_away(record, self._log.node_id):
                 del doubtful[session_id]  # also where its tombstone has come back, whose owner is that very peer
             elif session_id not in self._busy:
-                marks.append((session_id, record.state_version))
+                marks.append((session_id, record.state_version, record.owner_inc))
         return marks
 
     def _epoch(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from raftstore.codec.messages import Check, Protocol, is_bool, is_bytes, is_u64
 from raftstore.ownership import is_mapping, read_mapping
-from raftstore.ownership.commands import NUMBER_MAX, POLICIES, is_id
+from raftstore.ownership.commands import NUMBER_MAX, POLICIES, is_id, is_number
 from raftstore.ownership.placement import INVOLVED_MAX
 
 BATCH_MAX = 256  # sessions in one message
@@ -32,6 +32,7 @@ class Row(NamedTuple):
     left_ms: int  # of its TTL; negative when it is over
     reason: str | None  # of its termination; None while it lives
     owner: str | None  # under whom it ended; None while it lives
+    moved_at: int | None  # epoch of the mapping under which it was transferred; None of a tombstone
 
 
 def is_row(value: Any) -> bool:
@@ -46,7 +47,10 @@ def is_row(value: Any) -> bool:
         and row.policy in POLICIES
         and type(row.left_ms) is int
         and -_I64_MAX <= row.left_ms <= NUMBER_MAX
-        and ((row.reason is None and row.owner is None) or (is_id(row.reason) and is_id(row.owner)))
+        and (
+            (row.reason is None and row.owner is None and is_number(row.moved_at, 1, NUMBER_MAX))
+            or (is_id(row.reason) and is_id(row.owner) and row.moved_at is None)
+        )
     )
 
 
@@ -60,6 +64,15 @@ def _is_marks(value: Any) -> bool:
         type(value) is list
         and len(value) <= BATCH_MAX
         and all(type(m) is list and len(m) == 2 and is_id(m[0]) and is_u64(m[1]) for m in value)
+    )
+
+
+def _is_doubts(value: Any) -> bool:
+    """[session id, version, epoch of the mapping under which it was transferred]."""
+    return (
+        type(value) is list
+        and len(value) <= BATCH_MAX
+        and all(type(d) is list and len(d) == 3 and is_id(d[0]) and is_u64(d[1]) and is_u64(d[2]) for d in value)
     )
 
 
@@ -101,7 +114,7 @@ _SCHEMAS: dict[str, tuple[int, tuple[tuple[str, Check], ...]]] = {
             ("number", is_u64),
             ("store_id", is_u64),
             ("rows", _is_rows),
-            ("doubtful", _is_marks),  # transferred to the receiver under an earlier mapping: has it them?
+            ("doubtful", _is_doubts),  # transferred to the receiver under an earlier mapping: has it them?
             ("done", is_bool),  # nothing is left here for the receiver
             ("involved", _is_ids),
         ),

@@ -15,7 +15,7 @@ from raftstore.node.sticky.giver import Build, Log
 from raftstore.node.sticky.messages import Row
 from raftstore.ownership import admit, confirm
 from raftstore.ownership.commands import NUMBER_MAX
-from raftstore.ownership.placement import was_here
+from raftstore.ownership.placement import has
 from raftstore.ports import Clock
 from raftstore.routing import Mapping
 from raftstore.types import Reason
@@ -84,8 +84,8 @@ class Taker:
             return
         asking.number = 0
         asking.have, asking.declined = [], []
-        for session_id, version in message["doubtful"]:
-            self._judge(asking, session_id, version)
+        for session_id, version, moved_at in message["doubtful"]:
+            self._judge(asking, session_id, version, moved_at)
         rows = [row for row in message["rows"] if self._owner(row.session_id) == self._log.node_id]
         for row in rows:
             self._take(peer_id, asking, row)
@@ -97,17 +97,14 @@ class Taker:
     def _owner(self, session_id: str) -> str | None:
         return None if self._mapping is None else self._mapping.owner(session_id)
 
-    def _has(self, session_id: str, version: int, reason: str | None = None) -> bool:
+    def _has(self, session_id: str, version: int, moved_at: int | None) -> bool:
         """Whether that version of the session is in this node's log, or has gone on from here."""
         machine = self._log.machine
-        record = machine.sessions.get(session_id)
-        return (record is not None and record.state_version >= version) or was_here(
-            machine.departed.get(session_id, 0), version, reason
-        )
+        return has(machine.sessions.get(session_id), machine.departed.get(session_id), version, moved_at)
 
-    def _judge(self, asking: _Asking, session_id: str, version: int) -> None:
+    def _judge(self, asking: _Asking, session_id: str, version: int, moved_at: int) -> None:
         """A transfer of an earlier mapping: it came, or it never will, because the session maps elsewhere now."""
-        if self._has(session_id, version):
+        if self._has(session_id, version, moved_at):
             asking.have.append((session_id, version))
         elif self._owner(session_id) != self._log.node_id:
             asking.declined.append((session_id, version))
@@ -116,7 +113,7 @@ class Taker:
         sid, version = row.session_id, row.version
         if self._is_busy(sid):
             return  # a tombstone comes back while it is being forgotten here: only afterwards is it sure what is here
-        if self._has(sid, version, row.reason):
+        if self._has(sid, version, row.moved_at):
             asking.have.append((sid, version))
             return
         assert self._mapping is not None
@@ -129,7 +126,7 @@ class Taker:
             sid,
             lambda seq, d: admit(
                 seq, d, sid, at_epoch, peer_id, row.epoch, version, row.nonce, row.policy, created_ms, expires_ms,
-                row.reason, row.owner,
+                row.reason, row.owner, row.moved_at or 0,
             ),
             self._admitted(peer_id, asking, row),
         )  # fmt: skip
@@ -137,7 +134,7 @@ class Taker:
     def _admitted(self, peer_id: str, asking: _Asking, row: Row) -> Callable[[Answer], None]:
         def answered(answer: Answer) -> None:
             asking.admitting -= 1
-            if self._has(row.session_id, row.version, row.reason):
+            if self._has(row.session_id, row.version, row.moved_at):
                 self.taken += 1
                 asking.have.append((row.session_id, row.version))
             elif answer.reason in (Reason.LIMIT_EXCEEDED, Reason.INVALID_TRANSITION):
