@@ -20,7 +20,7 @@ from raftstore.cli.output import (
 )
 from raftstore.cli.target import Target, api_command
 from raftstore.client import Placed
-from raftstore.errors import Rejected
+from raftstore.errors import Rejected, Unavailable
 from raftstore.types import Binding, Reason, SessionState
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -231,7 +231,7 @@ def explain(target: Target, session_id: str) -> None:
         async with target.connect() as client:
             found = await client.explain(session_id)
             if found.get("session") is None:
-                raise Rejected(Reason.SESSION_NOT_FOUND, preferred_owner=found.get("preferred_owner"))
+                raise _not_here(found)
             return found
 
     found = asyncio.run(run())
@@ -241,8 +241,20 @@ def explain(target: Target, session_id: str) -> None:
         _show_explanation(found)
 
 
+def _not_here(found: dict[str, Any]) -> Rejected | Unavailable:
+    """That a sticky node has no such session says nothing where it belongs to another, or cannot be told yet."""
+    preferred, detail = found.get("preferred_owner"), found.get("detail") or ""
+    match found.get("reason"):
+        case Reason.OWNERSHIP_CONFLICT:
+            return Rejected(Reason.OWNERSHIP_CONFLICT, owner=preferred, detail=detail, preferred_owner=preferred)
+        case Reason.MAPPING_UNSETTLED:
+            return Unavailable(Reason.MAPPING_UNSETTLED, detail)
+    return Rejected(Reason.SESSION_NOT_FOUND, preferred_owner=preferred)
+
+
 def _show_explanation(found: dict[str, Any]) -> None:
     state = found["session"]
+    why = f" ({state['reason']})" if state.get("reason") else ""
     verdict = found.get("reattach_here")
     if found.get("reason"):
         verdict = f"{verdict}: {found['reason']}"
@@ -250,7 +262,7 @@ def _show_explanation(found: dict[str, Any]) -> None:
     show_pairs(
         [
             ("session", state["session_id"]),
-            ("state", f"{state['state']}, version {state['state_version']}"),
+            ("state", f"{state['state']}{why}, version {state['state_version']}"),
             ("owner", f"{state['owner']}, epoch {state['epoch']}"),
             ("owner since", f"log index {found.get('owned_since_index')}"),
             ("preferred owner", state.get("preferred_owner")),

@@ -34,6 +34,7 @@ class FakeNode:
         self.is_ready = True
         self.extra_status: dict[str, Any] = {}
         self.sticky: dict[str, Any] | None = None  # what a sticky node's status says of its mapping
+        self.elsewhere: dict[str, str] = {}  # why a session that is not here is none of a sticky node's
         self.places = Mapping.of(1, {"vpn-1": 1, "vpn-2": 1, "vpn-3": 1})
 
     async def _op(self, op: str, session_id: str, arguments: dict[str, Any]) -> None:
@@ -210,7 +211,8 @@ class FakeNode:
     def explain(self, session_id: str) -> dict[str, Any]:
         session = self.sessions.get(session_id)
         if session is None:
-            return {"session": None, "owned_since_index": None, "reattach_here": "would be refused"}
+            refusal = {"reason": "SESSION_NOT_FOUND", "detail": ""} | self.elsewhere
+            return {"session": None, "owned_since_index": None, "reattach_here": "would be refused"} | refusal
         return {"session": session.as_dict(), "owned_since_index": 17, "reattach_here": "OWNERSHIP_CONFLICT"}
 
     def outcome(self, op_id: OpId) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ import pytest
 from raftstore.errors import OutcomeUnknown, Rejected, Unavailable
 from raftstore.node.answers import BEFORE_PROPOSAL
 from raftstore.routing import Mapping
-from raftstore.types import Binding, OpId, Reason
+from raftstore.types import Binding, OpId, Reason, SessionState
 
 if TYPE_CHECKING:
     from tests.cli.conftest import FakeCluster
@@ -143,6 +143,27 @@ def test_explain_says_who_since_when_and_why_not(cluster: FakeCluster) -> None:
     assert "OWNERSHIP_CONFLICT" in shown
     assert cluster.json("session", "explain", "s")["owned_since_index"] == 17
     assert cluster.run("session", "explain", "none").exit_code == 4
+
+
+def test_explain_does_not_deny_a_session_that_belongs_to_another_node(cluster: FakeCluster) -> None:
+    """A sticky node knows its own sessions alone: it names the node to ask, or says that it cannot tell yet."""
+    node = cluster.nodes["vpn-1"]
+    node.places = Mapping.of(1, {"vpn-2": 1})
+    node.elsewhere = {"reason": "OWNERSHIP_CONFLICT", "detail": "the session maps to vpn-2: ask there"}
+    refused = cluster.run("session", "explain", "s", "-o", "json")
+    assert (refused.exit_code, json.loads(refused.stdout)["owner"]) == (4, "vpn-2")
+    assert "the session maps to vpn-2: ask there (ask it with --node vpn-2)" in refused.stderr
+    node.elsewhere = {"reason": "MAPPING_UNSETTLED", "detail": "vpn-1 waits for vpn-3, who may hold it"}
+    untold = cluster.run("session", "explain", "s")
+    assert (untold.exit_code, "waits for vpn-3, who may hold it" in untold.stderr) == (3, True)
+
+
+def test_explain_says_why_a_session_has_ended(cluster: FakeCluster) -> None:
+    """Not only that it has."""
+    cluster.run("session", "create", "s")
+    node = cluster.nodes["vpn-1"]
+    node.sessions["s"] = node.sessions["s"]._replace(state=SessionState.TERMINATED, reason="OWNER_LOST")
+    assert "TERMINATED (OWNER_LOST), version 1" in cluster.run("session", "explain", "s").stdout
 
 
 OUTCOMES = [

@@ -9,6 +9,7 @@ from raftstore.ownership import MappedNode, MappingRecord, Placement
 from raftstore.types import Reason
 
 A, B, C = "vpn-1", "vpn-2", "vpn-3"
+TTL_MAX_MS = 600_000
 
 
 def mapping(epoch: int, *node_ids: str) -> MappingRecord:
@@ -21,16 +22,16 @@ def placement(*trail: MappingRecord, confirmed: tuple[str, ...] = ()) -> Placeme
 
 
 def gate(*trail: MappingRecord) -> Gate:
-    made = Gate(A)
+    made = Gate(A, TTL_MAX_MS)
     made.set_placement(placement(*trail))
     return made
 
 
 def test_before_the_first_mapping_nothing_is_served() -> None:
     """There is nobody to send a caller to either."""
-    refusal = Gate(A).refusal("s", {}, {})
+    refusal = Gate(A, TTL_MAX_MS).refusal("s", {}, {})
     assert refusal is not None and refusal.reason is Reason.MAPPING_UNSETTLED and refusal.owner is None
-    assert Gate(A).owner("s") is None
+    assert Gate(A, TTL_MAX_MS).owner("s") is None
 
 
 def test_only_what_all_mappings_since_the_settled_one_send_here_is_served_unseen() -> None:
@@ -47,9 +48,20 @@ def test_only_what_all_mappings_since_the_settled_one_send_here_is_served_unseen
     assert made.refusal(between, {}, {}) is None
 
 
+def test_who_is_sent_to_a_node_that_is_down_hears_until_when_and_what_to_do() -> None:
+    """Which node, how long at most, and what an operator can do if it never comes back."""
+    made = gate(mapping(1, B))
+    refusal = made.refusal("s", {}, {B})
+    assert refusal is not None and (refusal.owner, refusal.detail[-9:]) == (B, "ask there")
+    refusal = made.refusal("s", {}, {C})
+    assert refusal is not None and (refusal.reason, refusal.owner) == (Reason.OWNERSHIP_CONFLICT, B)
+    for said in (f"not connected to {A}", f"until {B} is back", f"within {TTL_MAX_MS} ms", f"mapping set --lost {B}"):
+        assert said in refusal.detail
+
+
 def test_an_empty_trail_makes_nothing_certain() -> None:
     """A node that begins with a mapping which others had before it serves what it holds, and nothing else."""
-    made = Gate(A)
+    made = Gate(A, TTL_MAX_MS)
     made.set_placement(placement(mapping(1, A))._replace(trail=()))
     assert made.refusal("s", {}, {}) is not None
     assert made.refusal("s", {"s"}, {}) is None

@@ -32,8 +32,9 @@ class Refusal(NamedTuple):
 class Gate:
     """The mappings that count, ready to be asked. The node's loop is its only user."""
 
-    def __init__(self, node_id: str) -> None:
+    def __init__(self, node_id: str, ttl_max_ms: int) -> None:
         self._node_id = node_id
+        self._ttl_max_ms = ttl_max_ms
         self._placement: Placement | None = None
         self._current: Mapping | None = None
         self._trail: list[Mapping] = []
@@ -89,7 +90,8 @@ class Gate:
         if owner not in connected:
             detail = (
                 f"the session maps to {owner} (mapping epoch {epoch}), not connected to {self._node_id}: "
-                f"it is unavailable until {owner} is back, its TTL ends, or the mapping changes (raftstore mapping)"
+                f"it is unavailable until {owner} is back, or its TTL has ended, within {self._ttl_max_ms} ms; if it "
+                f"will never run again, set a mapping without it (raftstore mapping set --lost {owner})"
             )
         return Refusal(Reason.OWNERSHIP_CONFLICT, detail, owner)
 

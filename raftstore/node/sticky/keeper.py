@@ -49,7 +49,7 @@ class Sticky:
 
     def __init__(self, core: Core, links: Links, loop: asyncio.AbstractEventLoop) -> None:
         self.node_id = core.node_id
-        self.gate = Gate(core.node_id)
+        self.gate = Gate(core.node_id, core.config.sessions.ttl_max_ms)
         self.peers: dict[str, Peer] = {}
         self._core = core
         self._links = links
