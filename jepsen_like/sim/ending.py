@@ -137,10 +137,14 @@ class Ending:
         return all(process.runtime.why_not_ready() is None for process in processes)
 
     def _is_settled(self, processes: list[Process]) -> bool:
-        """The plain mapping everywhere, and no session left to move; else, now and then, a change to that."""
-        epochs = {process.runtime.mapping_epoch() for process in processes}
+        """One plain mapping everywhere, and no session left to move; else, now and then, a change to that.
+
+        Of one epoch there may be two: those settle by a later one only.
+        """
+        placements = [process.runtime.machine.placement for process in processes]
+        mappings = {None if placement is None else placement.mapping for placement in placements}
         settled = all(process.runtime.why_not_ready() is None and not self._left(process) for process in processes)
-        if settled and len(epochs) == 1 and all(map(self._is_plain, processes)):
+        if settled and len(mappings) == 1 and all(map(self._is_plain, processes)):
             return True
         if self.world.scheduler.now >= self._next_change:
             self._next_change = self.world.scheduler.now + CHANGE_EVERY_NS

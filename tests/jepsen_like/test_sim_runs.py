@@ -24,6 +24,12 @@ def test_a_seed_passes(seed: int) -> None:
     assert result.valid is True, result.line()
 
 
+def test_a_sticky_run_ends_with_one_mapping() -> None:
+    """Two of the last epoch, each plain and in conflict, are no end: an operator sets a higher one."""
+    result = run_seed(20015, Options(workload="sticky"))
+    assert result.valid is True, result.line()
+
+
 def test_a_seed_decides_everything() -> None:
     """The same seed gives the same history, also where strings hash differently."""
     code = (
