@@ -12,7 +12,18 @@ from collections.abc import Sequence
 import click
 
 from raftstore.cli.exits import NO_QUORUM, USAGE, Failure
-from raftstore.cli.mapping_view import Stage, View, Views, answered, newest, opens_in_ms, progress, stage, view_of
+from raftstore.cli.mapping_view import (
+    Stage,
+    View,
+    Views,
+    answered,
+    described,
+    newest,
+    opens_in_ms,
+    progress,
+    stage,
+    view_of,
+)
 from raftstore.cli.target import Target
 from raftstore.config import NodeConfig
 from raftstore.errors import RaftstoreError
@@ -85,6 +96,15 @@ async def wait_settled(target: Target, timeout_s: float, since_epoch: int = 0) -
 
 
 def mapping_before(views: Views, epoch: int) -> View | None:
-    """The mapping that held before that epoch, as the nodes remember it."""
-    remembered = [view["previous"] for view in answered(views).values() if view.get("previous")]
-    return max((v for v in remembered if v["epoch"] < epoch), key=lambda view: int(view["epoch"]), default=None)
+    """The mapping that held before that epoch, as the nodes remember it. Failure when they remember two of one."""
+    held = {name: view["previous"] for name, view in answered(views).items() if view.get("previous")}
+    remembered = {name: view for name, view in held.items() if view["epoch"] < epoch}
+    newest_of_them = max(remembered.values(), key=lambda view: int(view["epoch"]), default=None)
+    for name, view in remembered.items():
+        if newest_of_them and view["epoch"] == newest_of_them["epoch"] and view["nodes"] != newest_of_them["nodes"]:
+            other = next(n for n, v in remembered.items() if v is newest_of_them)
+            raise Failure(
+                f"two mappings of epoch {view['epoch']} came before: {described(newest_of_them)} at {other}, "
+                f"{described(view)} at {name}: say which one with `raftstore mapping set`"
+            )
+    return newest_of_them

@@ -218,6 +218,16 @@ def test_rollback_takes_the_newest_mapping_before_that_anybody_remembers(sticky:
     assert changes_at(sticky)[0] == {"nodes": {"vpn-1": 3, "vpn-2": 1}, "draining": ["vpn-2"], "lost": [], "epoch": 5}
 
 
+def test_rollback_does_not_choose_between_two_mappings_of_one_epoch(sticky: FakeCluster) -> None:
+    """After a conflict nodes went by different ones before: both are named, and nothing is changed."""
+    for name, weight in (("vpn-1", 3), ("vpn-2", 5), ("vpn-3", 3)):
+        before = {"epoch": 3, "nodes": [{"node_id": "vpn-1", "weight": weight, "draining": False}]}
+        sticky.nodes[name].sticky = sticky_view(name, 4, EQUAL, previous=before)
+    result = sticky.run("mapping", "rollback")
+    assert (result.exit_code, changes_at(sticky)) == (1, [])
+    assert "two mappings of epoch 3 came before: vpn-1=3 at vpn-1, vpn-1=5 at vpn-2" in result.stderr
+
+
 def test_rollback_of_the_first_mapping_says_that_there_is_none_before(sticky: FakeCluster) -> None:
     """It changes nothing."""
     result = sticky.run("mapping", "rollback")

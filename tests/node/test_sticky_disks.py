@@ -284,5 +284,6 @@ def test_who_runs_is_not_declared_lost() -> None:
     """Nor who is in the mapping, nor a stranger."""
     world = filled()
     for nodes, lost in (({A: 1, B: 1}, [C]), ({A: 1, B: 1}, [A]), (EVEN, [C]), ({A: 1}, ["vpn-9"])):
-        with pytest.raises(InvalidArgument):
+        with pytest.raises(InvalidArgument) as refused:
             world.nodes[A].change(nodes, lost=lost)
+        assert refused.value.field == "lost" and "add it" not in refused.value.problem

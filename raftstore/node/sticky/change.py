@@ -41,7 +41,8 @@ def next_mapping(
         )
     listed = tuple(sorted(nodes))
     ids = [node.node_id for node in listed]
-    _check_known([*ids, *lost], known, here)
+    _check_known("nodes", ids, known, here)
+    _check_known("lost", lost, known, here)
     _check_lost(lost, ids, connected, here)
     still_lost: set[str] = set() if placement.is_closed else set(current.lost)
     back = sorted(still_lost.intersection(ids))
@@ -60,12 +61,12 @@ def next_mapping(
     return record
 
 
-def _check_known(ids: Iterable[str], known: Collection[str], here: str) -> None:
+def _check_known(field: str, ids: Iterable[str], known: Collection[str], here: str) -> None:
     for node_id in ids:
         if node_id not in known:
             names = ", ".join(sorted(known))
-            problem = f"no node {node_id!r} in the cluster.conf of {here} (known: {names}); add it there and restart"
-            raise InvalidArgument("nodes", problem)
+            remedy = "; add it there and restart" if field == "nodes" else ""
+            raise InvalidArgument(field, f"no node {node_id!r} in the cluster.conf of {here} (known: {names}){remedy}")
 
 
 def _check_lost(lost: Collection[str], ids: Collection[str], connected: Collection[str], here: str) -> None:
