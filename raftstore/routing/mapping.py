@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from struct import Struct
 from typing import NamedTuple, Self
 
 from raftstore.config import WEIGHT_MAX
@@ -40,7 +41,7 @@ _WORK_BITS = 128  # fraction bits while the table is made: far more than roundin
 _MASK = 2**64 - 1
 _MIX_1 = 0xFF51AFD7ED558CCD
 _MIX_2 = 0xC4CEB9FE1A85EC53
-_from_bytes = int.from_bytes
+_first_u64 = Struct(">Q").unpack_from  # of a digest
 
 
 def _log_table() -> tuple[int, ...]:
@@ -135,26 +136,26 @@ class Mapping:
         - share <= 2^_SHARE_BITS / weight < share + 1, and no cost is 0: so the cost / weight of a node is at least
           _LEAST[its bucket] * share and below _MOST[its bucket] * (share + 1).
         - `least` is the smallest of these lower bounds, that of `best`; `second` is the smallest of all others.
-        - Where `most`, the upper bound of `best`, is not above `second`, its cost / weight is below that of every other
-          node. It owns the session, and nothing ties with it. All else, ties included, is left to `_exact_owner`.
+        - Where the upper bound of `best` is not above `second`, its cost / weight is below that of every other node. It
+          owns the session, and nothing ties with it. All else, ties included, is left to `_exact_owner`.
         """
         if len(session_id) == MINTED_CHARS:
             node_id = self._minted.get(session_id[:PREFIX_CHARS])
             if node_id is not None and is_minted(session_id):
                 return node_id
-        s = _from_bytes(sha256(session_id.encode("ascii")).digest()[:8], "big")
+        (s,) = _first_u64(sha256(session_id.encode("ascii")).digest())
         least = second = _BEYOND
-        most, best = 0, None
+        best_bucket, best_share, best = 0, 0, None
         for seed, share, node in self._taking:  # the time goes here and into SHA-256: no calls, nothing built
             a = (s ^ seed) * _MIX_1 & _MASK
             bucket = (a ^ a >> 33) * _MIX_2 >> _BUCKET_SHIFT & _BUCKET_LAST
             bound = _LEAST[bucket] * share
             if bound < least:
                 least, second = bound, least
-                most, best = _MOST[bucket] * (share + 1), node
+                best_bucket, best_share, best = bucket, share, node
             elif bound < second:
                 second = bound
-        if best is not None and most <= second:
+        if best is not None and _MOST[best_bucket] * (best_share + 1) <= second:
             return best.node_id
         return self._exact_owner(s)
 
@@ -195,7 +196,8 @@ def moved(old: Mapping, new: Mapping, session_ids: Iterable[str]) -> Iterator[tu
 
 
 def _seed(node_id: str) -> int:
-    return _from_bytes(sha256(b"node\0" + node_id.encode("ascii")).digest()[:8], "big")
+    (seed,) = _first_u64(sha256(b"node\0" + node_id.encode("ascii")).digest())
+    return int(seed)
 
 
 def _checked(nodes: Iterable[MappingNode]) -> Iterator[MappingNode]:
