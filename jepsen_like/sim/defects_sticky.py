@@ -33,7 +33,8 @@ def _hands_over_as_it_is(original: Any) -> Any:
 
     def rows(self: Any, peer_id: str) -> Any:
         records = (self._log.machine.sessions.get(session_id) for session_id in self._leaving.get(peer_id, {}))
-        return [self._row(record) for record in records if record is not None][:BATCH_MAX]
+        epoch = self._epoch()  # as if each had been transferred under the present mapping
+        return [self._row(record._replace(owner_inc=epoch)) for record in records if record is not None][:BATCH_MAX]
 
     return rows
 
