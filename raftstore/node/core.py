@@ -159,6 +159,7 @@ class Core:
         self._heads_due_ns = clock.now_ns()
         self._admission = Admission(self)
         self._takes_ops = False  # looked at once per step: nothing that refuses changes in between
+        self.known_refusal: Unavailable | None = None  # until the next step every op would meet it; read by any thread
         self._applied_at_tick = 0
         self.last_pulse_ns = clock.now_ns()  # read by the watchdog
 
@@ -239,6 +240,7 @@ class Core:
     def _step(self) -> None:
         self._step_asked = False
         self._takes_ops = False
+        self.known_refusal = None
         if self.stopped is not None:
             return
         try:
@@ -311,6 +313,10 @@ class Core:
             return None
         refusal = self.why_refused()
         self._takes_ops = refusal is None
+        if (
+            refusal is not None and refusal.reason is Reason.NO_QUORUM
+        ):  # nothing but a message ends it: then a step runs
+            self.known_refusal = refusal
         return refusal
 
     @staticmethod
@@ -423,10 +429,12 @@ class Core:
         """From here on callers' ops are refused: the node is about to leave."""
         self.is_stopping = True
         self._takes_ops = False
+        self.known_refusal = None
 
     def close(self, why: str) -> None:
         """No step runs any more; callers that wait get the answer that is certain."""
         self._takes_ops = False
+        self.known_refusal = None
         self.owned.fence()
         self.stopped = why
         self._timer.cancel()

@@ -141,6 +141,11 @@ class Node:
     async def _op(self, request: Request) -> Session:
         runtime, bridge = self._opened(), self._bridge
         assert bridge is not None
+        refusal = runtime.known_refusal
+        if refusal is not None:  # without a majority everybody comes back at once: that must not fill the node's loop
+            runtime.count_refusal(refusal.reason)
+            await asyncio.sleep(0)  # nor the caller's, if it asks again without end
+            raise Unavailable(refusal.reason, refusal.detail)
         ticket = Ticket(request)
 
         def begin(deliver: Callable[[Answer], object]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from random import Random
@@ -86,6 +87,7 @@ class Runtime:
         self.requests = Requests(config)
         self.security_events: deque[dict[str, Any]] = deque(maxlen=SECURITY_EVENTS_MAX)
         self.counters: Counter[str] = Counter()
+        self._counting = threading.Lock()  # of refusals: callers' threads give some of them
         self.failed: tuple[str, str] | None = None
         self.is_open = False
         self.drain_job: procedures.Drain | None = None
@@ -248,6 +250,16 @@ class Runtime:
         if self.is_open:
             self.core.end_of_inputs()
 
+    @property
+    def known_refusal(self) -> Unavailable | None:
+        """What every op would meet now, as an op before it has found; None when one has to ask. Any thread."""
+        return self.core.known_refusal if self.sticky is None else None
+
+    def count_refusal(self, reason: Reason) -> None:
+        """An op was refused here before any proposal. Any thread."""
+        with self._counting:
+            self.counters[f"refused:{reason}"] += 1
+
     def submit(self, ticket: Ticket) -> None:
         """Propose a caller's op, or answer why not. Never raises."""
         request = ticket.request
@@ -262,12 +274,12 @@ class Runtime:
         if self.sticky is not None and request.session_id is not None:
             elsewhere = self.sticky.refusal(request.session_id)
             if elsewhere is not None:
-                self.counters[f"refused:{elsewhere.reason}"] += 1
+                self.count_refusal(elsewhere.reason)
                 answered(Answer(True, elsewhere.reason, detail=elsewhere.detail, owner=elsewhere.owner))
                 return
         refusal = self.core.why_not_taken()
         if refusal is not None:  # told, not raised: without a majority every caller comes here at once
-            self.counters[f"refused:{refusal.reason}"] += 1
+            self.count_refusal(refusal.reason)
             answered(Answer(True, refusal.reason, detail=refusal.detail))
             return
         ticket.seq = self.core.submit(

@@ -47,6 +47,25 @@ def test_a_cut_off_owner_refuses_and_is_fenced_before_anyone_may_take_over() -> 
     assert not owner.owns("s") and taker.owns("s", 2)
 
 
+def test_a_refusal_is_known_to_all_callers_until_the_majority_is_back() -> None:
+    """Without a majority one op finds out for all; the first message that ends it makes everybody ask again."""
+    world = ready_world(2)
+    requests = requests_of(world)
+    node = world.nodes["vpn-1"]
+    assert node.cor.known_refusal is None
+    world.cut(["vpn-1"])
+    assert world.run_until(lambda: not node.cor.raft.has_quorum)
+    asked = node.submit(requests.create("s", BINDING, None, None, None)).refused
+    assert asked is not None and asked.reason is Reason.NO_QUORUM
+    known = node.cor.known_refusal
+    assert known is not None and (known.reason, known.detail) == (asked.reason, asked.detail)
+    world.heal()
+    assert world.run_until(lambda: node.cor.raft.has_quorum)
+    assert node.cor.known_refusal is None
+    world.wait_ready()
+    assert node.do(requests.create("s", BINDING, None, None, None)).reason is None
+
+
 def test_after_the_heal_a_fenced_owner_owns_again_only_by_a_new_binding() -> None:
     """A renewed lease alone gives nothing back: the binding has to be made again (policy deny)."""
     world = ready_world(3)

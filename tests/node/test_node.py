@@ -16,7 +16,7 @@ from raftstore.errors import InvalidArgument, OutcomeUnknown, Rejected, StorageE
 from raftstore.node.blocking import BlockingNode
 from raftstore.node.node import Node
 from raftstore.node.persistence import Persistence
-from raftstore.node.runtime import Ticket
+from raftstore.node.runtime import Runtime, Ticket
 from raftstore.node.surroundings import Surroundings
 from raftstore.storage.disk import OsDisk
 from raftstore.types import OpId, Reason, Session, SessionState
@@ -373,3 +373,36 @@ def test_a_disk_that_fails_during_a_stop_is_reported_and_stops_nobody(tmp_path: 
             assert (await again.get("s")).state_version == 1
 
     asyncio.run(main())
+
+
+def test_a_refusal_that_is_known_already_costs_the_node_s_loop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given where the caller is, counted, and lets the caller's other tasks run however often it is asked for."""
+
+    async def main() -> None:
+        async with Node(config_in(tmp_path), "vpn-1", insecure=True) as node:
+            known = Unavailable(Reason.NO_QUORUM, "cut off")
+            assert node._bridge is not None and node._runtime is not None
+            with monkeypatch.context() as cut:
+                cut.setattr(Runtime, "known_refusal", known)
+                cut.setattr(node._bridge.inbox, "post", None)
+                turns: list[int] = []
+                other = asyncio.create_task(turning(turns))
+                for _ in range(3):
+                    with pytest.raises(Unavailable, match="cut off") as refused:
+                        await node.create("s", binding=BINDING)
+                    assert refused.value is not known and refused.value.reason is Reason.NO_QUORUM
+                other.cancel()
+                assert len(turns) >= 2
+            assert node._runtime.counters["refused:NO_QUORUM"] == 3
+            assert (await node.create("s", binding=BINDING)).state_version == 1
+
+    asyncio.run(main())
+
+
+async def turning(turns: list[int]) -> None:
+    """A task that counts how often it may run."""
+    while True:
+        turns.append(1)
+        await asyncio.sleep(0)
