@@ -19,6 +19,7 @@ from jepsen_like.bench.targets.base import DataPath, Refused, Target
 RACERS = 8  # callers on one session
 CREATES_AT_ONCE = 64
 FAILURES_MAX = 1_000
+FAILURE_PAUSE_S = 0.25  # of a caller that failed: an election must not become a thousand failures
 OWNS_BATCH = 1_000  # calls per clock reading: the clock costs about as much as the call
 MIXED = ("change", "read", "change", "read", "change", "read-local", "change", "read", "change", "read")
 
@@ -84,6 +85,7 @@ class Load:
                 self._failures[type(problem).__name__] += 1
                 if self._failures.total() > FAILURES_MAX:
                     raise TooManyFailures(f"{dict(self._failures)}; the last: {problem}") from problem
+                await asyncio.sleep(FAILURE_PAUSE_S)
                 continue
             latencies.append(clock() - begun)
 

@@ -114,9 +114,9 @@ def test_too_many_failures_end_the_measurement() -> None:
 
     async def work() -> None:
         load = Load(target)
-        await load.prepare(1)
+        await load.prepare(FAILURES_MAX + 1)
         with pytest.raises(TooManyFailures, match="lost"):
-            await load.run("transition", 1, 60)
+            await load.run("transition", FAILURES_MAX + 1, 60)
 
     asyncio.run(work())
     assert target.asked["change"] == FAILURES_MAX + 1
