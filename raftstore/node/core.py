@@ -159,7 +159,7 @@ class Core:
         self._heads_due_ns = clock.now_ns()
         self._admission = Admission(self)
         self._takes_ops = False  # looked at once per step: nothing that refuses changes in between
-        self.known_refusal: Unavailable | None = None  # until the next step every op would meet it; read by any thread
+        self.known_refusal: tuple[Reason, str] | None = None  # until the next step; read by any thread
         self._applied_at_tick = 0
         self.last_pulse_ns = clock.now_ns()  # read by the watchdog
 
@@ -316,7 +316,7 @@ class Core:
         if (
             refusal is not None and refusal.reason is Reason.NO_QUORUM
         ):  # nothing but a message ends it: then a step runs
-            self.known_refusal = refusal
+            self.known_refusal = (refusal.reason, refusal.detail)
         return refusal
 
     @staticmethod

@@ -143,9 +143,9 @@ class Node:
         assert bridge is not None
         refusal = runtime.known_refusal
         if refusal is not None:  # without a majority everybody comes back at once: that must not fill the node's loop
-            runtime.count_refusal(refusal.reason)
+            runtime.count_refusal(refusal[0])
             await asyncio.sleep(0)  # nor the caller's, if it asks again without end
-            raise Unavailable(refusal.reason, refusal.detail)
+            raise Unavailable(*refusal)
         ticket = Ticket(request)
 
         def begin(deliver: Callable[[Answer], object]) -> None:

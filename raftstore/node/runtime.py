@@ -251,8 +251,8 @@ class Runtime:
             self.core.end_of_inputs()
 
     @property
-    def known_refusal(self) -> Unavailable | None:
-        """What every op would meet now, as an op before it has found; None when one has to ask. Any thread."""
+    def known_refusal(self) -> tuple[Reason, str] | None:
+        """What every op would be refused with, as one before it has found; None when one has to ask. Any thread."""
         return self.core.known_refusal if self.sticky is None else None
 
     def count_refusal(self, reason: Reason) -> None:

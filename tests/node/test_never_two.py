@@ -57,8 +57,7 @@ def test_a_refusal_is_known_to_all_callers_until_the_majority_is_back() -> None:
     assert world.run_until(lambda: not node.cor.raft.has_quorum)
     asked = node.submit(requests.create("s", BINDING, None, None, None)).refused
     assert asked is not None and asked.reason is Reason.NO_QUORUM
-    known = node.cor.known_refusal
-    assert known is not None and (known.reason, known.detail) == (asked.reason, asked.detail)
+    assert node.cor.known_refusal == (asked.reason, asked.detail)
     world.heal()
     assert world.run_until(lambda: node.cor.raft.has_quorum)
     assert node.cor.known_refusal is None
