@@ -11,6 +11,7 @@ from typing import Any
 
 from jepsen_like.sim.clock import SimClock
 from jepsen_like.sim.scheduler import Scheduler
+from raftstore.node.owned import EPOCH_BITS, EPOCH_MASK
 
 Record = Callable[..., object]
 
@@ -113,11 +114,12 @@ class Tracker:
         now, until, world_ns = self._promise.scheduler.now, self._until, self._clock.world_ns
         for session_id in list(self._mine):
             held, interval = self._held.get(session_id), self._mine[session_id]
-            if interval.end <= now or held is None or held[0] != interval.epoch:
+            if interval.end <= now or held is None or held & EPOCH_MASK != interval.epoch:
                 self._end(session_id, min(now, interval.end))
                 if interval.end > now and session_id not in self._owned._giving_up:
                     self.unfenced[session_id, interval.epoch] = now
-        for session_id, (epoch, expires_ns) in self._held.items():
+        for session_id, held_until in self._held.items():
+            epoch, expires_ns = held_until & EPOCH_MASK, held_until >> EPOCH_BITS
             end = world_ns(min(until, expires_ns))
             mine = self._mine.get(session_id)
             if end <= now:

@@ -12,13 +12,18 @@ from __future__ import annotations
 
 from raftstore.ports import Clock
 
+EPOCH_BITS = 64  # more than any epoch has
+EPOCH_MASK = (1 << EPOCH_BITS) - 1
+
 
 class Owned:
     """Sessions this process may act for, by id, with their epochs. `owns` may be called from any thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._now_ns = clock.now_ns
-        self._held: dict[str, tuple[int, int]] = {}  # epoch, and local time at which the session's TTL ends
+        # Local time at which the session's TTL ends, and its epoch, as one number: unlike a pair it is nothing that the
+        # garbage collector would go through, again and again, where there are very many sessions.
+        self._held: dict[str, int] = {}
         self._giving_up: dict[str, int] = {}  # proposals under way, per session
         self._lease_until_ns = 0
         self._own_until_ns = 0
@@ -26,15 +31,15 @@ class Owned:
     def owns(self, session_id: str, epoch: int | None = None) -> bool:
         """Whether this node may act for the session at this instant, under that epoch if one is given."""
         held = self._held.get(session_id)
-        if held is None or (epoch is not None and epoch != held[0]):
+        if held is None or (epoch is not None and epoch != held & EPOCH_MASK):
             return False
         now = self._now_ns()
-        return now < self._own_until_ns and now < held[1]
+        return now < self._own_until_ns and now < held >> EPOCH_BITS
 
     def epoch(self, session_id: str) -> int | None:
         """The epoch under which the session is owned right now; None when it is not."""
-        held = self._held.get(session_id)
-        return held[0] if held is not None and self.owns(session_id, held[0]) else None
+        epoch = self.epoch_held(session_id)
+        return epoch if epoch is not None and self.owns(session_id, epoch) else None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -51,14 +56,13 @@ class Owned:
         """A binding of this process was committed and its caller is being told. False while one gives it up."""
         if session_id in self._giving_up:
             return False
-        self._held[session_id] = (epoch, expires_ns)
+        self._held[session_id] = expires_ns << EPOCH_BITS | epoch
         return True
 
     def renew(self, session_id: str, epoch: int, expires_ns: int) -> None:
         """The session's TTL was renewed; it stays owned if it is."""
-        held = self._held.get(session_id)
-        if held is not None and held[0] == epoch:
-            self._held[session_id] = (epoch, expires_ns)
+        if self.epoch_held(session_id) == epoch:
+            self._held[session_id] = expires_ns << EPOCH_BITS | epoch
 
     def begin_giving_up(self, session_id: str) -> None:
         """A proposal that ends this node's ownership is about to be made: false from now on, whatever comes of it."""
@@ -76,11 +80,11 @@ class Owned:
     def epoch_held(self, session_id: str) -> int | None:
         """The epoch on the list, whether or not the lease still runs."""
         held = self._held.get(session_id)
-        return None if held is None else held[0]
+        return None if held is None else held & EPOCH_MASK
 
     def held(self) -> list[tuple[str, int]]:
         """Everything on the list, (session id, epoch), whether or not the lease still runs."""
-        return [(session_id, epoch) for session_id, (epoch, _) in self._held.copy().items()]
+        return [(session_id, held & EPOCH_MASK) for session_id, held in self._held.copy().items()]
 
     def strike(self, session_id: str) -> bool:
         """The session changed in a way that ends this node's right. Returns whether it had been owned."""

@@ -100,9 +100,9 @@ class Sessions:
     def __iter__(self) -> Iterator[str]:
         return _ids(self._packed, self._aside)
 
-    def keys(self) -> list[str]:
-        """All ids as of now: quick even for many."""
-        return list(self) if self._aside else list(self._packed)
+    def keys(self) -> tuple[str, ...]:
+        """All ids as of now: quick even for many, in a bare tuple, which the garbage collector forgets."""
+        return tuple(self) if self._aside else tuple(self._packed)
 
     def values(self) -> Iterator[SessionRecord]:
         return _values(self._packed, self._aside)

@@ -137,6 +137,26 @@ class _Slot:
         return self._last.pop()
 
 
+class _Stack:
+    """Ids that are taken one by one. In a bare tuple: a list is gone through by every full pass of the collector."""
+
+    __slots__ = ("_ids", "_left")
+
+    def __init__(self, ids: tuple[str, ...]) -> None:
+        self._ids = ids
+        self._left = len(ids)
+
+    def __len__(self) -> int:
+        return self._left
+
+    def pop(self) -> str:
+        self._left -= 1
+        session_id = self._ids[self._left]
+        if not self._left:
+            self._ids = ()
+        return session_id
+
+
 class DueIndex:
     """Finds overdue sessions without looking at all of them. Feed `note` with every Applied.changed.
 
@@ -151,8 +171,8 @@ class DueIndex:
         self._slot_heap: list[int] = []
         self._filed: dict[str, int] = {}  # the slot that counts for each session
         self._seen_nodes: tuple[tuple[str, int, int, int], ...] = ()
-        self._scan: list[str] = []  # sessions still to be gone through because a node restarted or was lost
-        self._unfiled = machine.sessions.keys()  # filed a part at a time: all at once would hold up a start
+        self._scan = _Stack(())  # sessions still to be gone through because a node restarted or was lost
+        self._unfiled = _Stack(machine.sessions.keys())  # filed a part at a time: all at once would hold up a start
 
     def __len__(self) -> int:
         return len(self._filed)
@@ -238,7 +258,7 @@ class DueIndex:
             if seen == self._seen_nodes:
                 return
             self._seen_nodes = seen
-            self._scan = self._machine.sessions.keys()
+            self._scan = _Stack(self._machine.sessions.keys())
         scan = self._scan
         offered = {session_id for session_id, _ in found}
         while scan and visits < VISITS_MAX and len(found) < limit:

@@ -17,6 +17,7 @@ from jepsen_like.sim.plan import FAULT_KINDS, FOUNDING, draw
 from jepsen_like.sim.scheduler import MS, Life, Scheduler, Spinning
 from jepsen_like.sim.shrink import shrink
 from jepsen_like.sim.watch import Held, Promise, Tracker
+from raftstore.node.owned import EPOCH_BITS
 
 
 def make_loop() -> tuple[Scheduler, SimLoop, list[str]]:
@@ -229,11 +230,11 @@ def test_two_owners_are_seen_at_once() -> None:
     lists = [FakeOwned(), FakeOwned()]
     clock = SimClock(scheduler, 0, 0)
     trackers = [Tracker(promise, f"p{i}", f"n{i}", clock, owned) for i, owned in enumerate(lists)]
-    lists[0]._held["s"] = (1, 10**12)
+    lists[0]._held["s"] = 10**12 << EPOCH_BITS | 1
     lists[0]._own_until_ns = 100
     trackers[0].look()
     scheduler.now = 100
-    lists[1]._held["s"] = (2, 10**12)
+    lists[1]._held["s"] = 10**12 << EPOCH_BITS | 2
     lists[1]._own_until_ns = 300
     trackers[1].look()
     assert found == []

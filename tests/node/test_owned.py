@@ -1,5 +1,7 @@
 """The data path's question: what makes `owns` true, and everything that makes it false."""
 
+import gc
+
 from node_parts import MS, FakeClock
 
 from raftstore.node.owned import Owned
@@ -120,3 +122,19 @@ def test_a_fence_ends_everything_and_names_it() -> None:
     owned.grant("s", 1, FAR_NS)
     assert not owned.owns("s") and owned.lease_until_ns == 0
     assert owned.epoch_held("s") == 1
+
+
+def test_what_is_owned_is_nothing_that_the_garbage_collector_goes_through() -> None:
+    """With very many sessions each of its full passes would otherwise hold the node up."""
+    owned = granted(FakeClock())
+    for number in range(1_000):
+        owned.grant(f"s{number}", 2**53 - 1, FAR_NS + number)
+    assert owned.epoch("s999") == 2**53 - 1
+    assert not gc.is_tracked(owned._held)
+
+
+def test_a_ttl_that_ended_before_the_clock_began_is_over() -> None:
+    """A local time may lie before zero: the epoch beside it stays what it is."""
+    owned = granted(FakeClock())
+    owned.grant("s", 7, -5 * MS)
+    assert owned.held() == [("s", 7)] and not owned.owns("s", 7)

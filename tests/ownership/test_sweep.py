@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
 
 import pytest
@@ -244,3 +245,14 @@ def test_sessions_that_were_there_before_the_index_are_filed_some_at_a_time(driv
     assert filed == [2, 4, 5]
     driver.pass_ms(1_500, alive="abc")
     assert sorted(name for name, _ in find(index, driver.now_ms)) == list("vwxyz")
+
+
+def test_ids_that_wait_to_be_looked_at_are_forgotten_by_the_garbage_collector(driver, monkeypatch):
+    """A follower of a restarted cluster keeps all of them: each full pass would go through them again."""
+    monkeypatch.setattr(sweeping, "FILED_AT_ONCE", 1)
+    for name in "xyz":
+        driver.do("a", c.create, name, B1, 1_000)
+    index = DueIndex(driver.machine)
+    index.due(driver.now_ms, 100)
+    gc.collect()
+    assert len(index) == 1 and not gc.is_tracked(index._unfiled._ids) and not gc.is_tracked(index._scan._ids)
