@@ -1,8 +1,9 @@
 """The sessions of a machine: records by id, in the order of their creation, kept so that a million of them cost little.
 
 Each is packed: a few bytes instead of a dozen objects. That is less than half the memory, and the garbage collector,
-which would otherwise look at every record in each full pass, has nothing to look at. While somebody reads a frozen
-state what is packed stays untouched, so that freezing takes no copy of it: changes are put aside until then.
+which would otherwise look at every record in each full pass, has nothing to look at. What changed last is put aside
+and packed later: sessions that change often are neither packed and unpacked each time nor looked for all over a big
+memory. While somebody reads a frozen state nothing is packed, so that freezing takes no copy of it.
 
 Knows nothing of what a session means. One thread changes them. Any other may read a frozen state, and call `get`:
 wherever a record moves, its new place has it before the old one loses it, so nobody is shown an older one again.
@@ -11,7 +12,7 @@ wherever a record moves, its new place has it before the old one loses it, so no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain, filterfalse, islice
 from typing import Any
 
 import msgpack
@@ -20,6 +21,8 @@ from raftstore.ownership.records import SessionRecord
 
 Row = tuple[Any, ...]  # the fields of a SessionRecord, in its order
 
+AT_HAND = 4_096  # of what was put aside stay there, once more have been
+PACK_LEAST = 256  # beyond that: to find the oldest ones has its price
 PACK_AT_ONCE = 2_048  # of what was put aside, after an entry: more than an entry can put aside
 
 # A packed session is the array of all fields but the id: header, state (one byte), owner ...
@@ -45,7 +48,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._packed: dict[str, bytes] = {}
-        self._aside: dict[str, Row] = {}  # what changed while a frozen state was being read
+        self._aside: dict[str, Row] = {}  # what changed last, and while a frozen state was being read
         self._added = 0  # sessions that are only put aside, less those that are gone but for being packed
         self._readers = 0  # of frozen states: what is packed must not change
 
@@ -63,20 +66,10 @@ class Sessions:
         return record
 
     def __setitem__(self, session_id: str, record: SessionRecord) -> None:
-        aside, packed = self._aside, self._packed
-        if aside or self._readers:
-            self._put_aside(session_id, record[:])  # a slice of a named tuple is a bare one
-            return
-        packed[session_id] = _pack(record[1:])
-
-    def _put_aside(self, session_id: str, row: Row) -> None:
-        aside, packed = self._aside, self._packed
-        if self._readers or session_id in aside or session_id not in packed:
-            if not aside.get(session_id) and (session_id in aside or session_id not in packed):
-                self._added += 1
-            aside[session_id] = row
-        else:
-            packed[session_id] = _pack(row[1:])
+        aside = self._aside
+        if not aside.get(session_id) and (session_id in aside or session_id not in self._packed):
+            self._added += 1
+        aside[session_id] = record[:]  # a slice of a named tuple is a bare one
 
     def __delitem__(self, session_id: str) -> None:
         if session_id not in self:
@@ -102,7 +95,10 @@ class Sessions:
 
     def keys(self) -> tuple[str, ...]:
         """All ids as of now: quick even for many, in a bare tuple, which the garbage collector forgets."""
-        return tuple(self) if self._aside else tuple(self._packed)
+        aside, packed = self._aside, self._packed
+        gone = {session_id for session_id, row in aside.items() if not row}
+        old = filterfalse(gone.__contains__, packed) if gone else packed
+        return (*old, *(session_id for session_id, row in aside.items() if row and session_id not in packed))
 
     def values(self) -> Iterator[SessionRecord]:
         return _values(self._packed, self._aside)
@@ -146,11 +142,12 @@ class Sessions:
         return look
 
     def pack_some(self) -> None:
-        """To be called now and then: pack of what was put aside, once nobody reads a frozen state any more."""
+        """To be called now and then: pack what was put aside first, unless somebody reads a frozen state."""
         aside, packed = self._aside, self._packed
-        if not aside or self._readers:
+        excess = len(aside) - AT_HAND
+        if excess < PACK_LEAST or self._readers:
             return
-        for session_id in list(islice(aside, PACK_AT_ONCE)):
+        for session_id in list(islice(aside, min(excess, PACK_AT_ONCE))):
             row = aside[session_id]
             before = len(packed)
             if row:

@@ -25,7 +25,9 @@ def record(session_id: str, version: int = 1, state: int = ATTACHED, owner: str 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little is packed at once of what was put aside."""
+    """Little is packed at once of what was put aside, and nothing stays there for long."""
+    monkeypatch.setattr(module, "AT_HAND", 0)
+    monkeypatch.setattr(module, "PACK_LEAST", 1)
     monkeypatch.setattr(module, "PACK_AT_ONCE", 2)
 
 
@@ -34,10 +36,14 @@ STEPS = st.lists(
 )
 
 
-@given(steps=STEPS)
-def test_it_is_a_dict_whatever_was_packed_and_whoever_reads_a_frozen_state(steps: list[tuple[str, str]]) -> None:
+@given(steps=STEPS, at_hand=st.integers(0, 3))
+def test_it_is_a_dict_whatever_was_packed_and_whoever_reads_a_frozen_state(
+    steps: list[tuple[str, str]], at_hand: int
+) -> None:
     """Beside a plain dict, through any sequence of changes: the same content, and frozen states stay what they were."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "AT_HAND", at_hand)
+        patch.setattr(module, "PACK_LEAST", 1)
         patch.setattr(module, "PACK_AT_ONCE", 2)
         sessions, plain = Sessions(), dict[str, SessionRecord]()
         frozen, expected = [], []
@@ -107,6 +113,8 @@ def test_a_quick_look_finds_state_and_owner_in_packed_and_recent_alike() -> None
     sessions["a"] = record("a", state=FROZEN)
     sessions["b"] = record("b", owner="n10")
     sessions["c"] = record("c", state=FROZEN, owner="n10")
+    sessions.pack_some()
+    sessions.pack_some()
     sessions.freeze()
     sessions["d"] = record("d", state=FROZEN)
     assert [found.session_id for found in sessions.in_state(FROZEN)] == ["a", "c", "d"]
@@ -143,6 +151,22 @@ class Watched(dict[str, Any]):
         return found
 
 
+def test_what_changed_last_stays_at_hand_and_what_came_before_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few are kept unpacked, the oldest go first, and not one by one."""
+    monkeypatch.setattr(module, "AT_HAND", 3)
+    monkeypatch.setattr(module, "PACK_LEAST", 2)
+    sessions = Sessions()
+    for session_id in IDS[:4]:
+        sessions[session_id] = record(session_id)
+    sessions.pack_some()
+    assert list(sessions._aside) == list(IDS[:4])
+    sessions[IDS[4]] = record(IDS[4])
+    sessions.pack_some()
+    assert list(sessions._aside) == list(IDS[2:]) and list(sessions._packed) == list(IDS[:2])
+    assert sessions.keys() == IDS and [found.session_id for found in sessions.values()] == list(IDS)
+
+
+@pytest.mark.usefixtures("small")
 def test_another_thread_is_never_shown_an_older_record_again() -> None:
     """Whenever it looks: while a change is put aside, packed, or gone."""
     sessions, seen = Sessions(), [0]
