@@ -114,12 +114,13 @@ class Replica:
                     self._settle(seq, Answer(True, REASONS[code], record, index))
         lost: dict[str, list[tuple[str, int]]] = {}
         for record in applied.changed:
-            self._note_change(record, lost)
+            if record.owner == self.node_id or record.owned_since == index:  # else it was not owned here before, either
+                self._note_change(record, lost)
         for reason, sessions in lost.items():
             self._observer.fenced(sessions, reason)
         if applied.node_changed:
             self._note_nodes()
-        self.due.note(applied.changed)
+        self.due.note(applied.due_earlier)
         self._note_head(index, applied.head)
         self.recent_events.extend(enumerate(applied.events, first_event))
         self._observer.audited(index, first_event, applied.events, applied.head)

@@ -59,6 +59,7 @@ class Applied(NamedTuple):
     events: list[events.Event]
     events_packed: bytes  # what the chain covers; empty when there are no events
     changed: list[SessionRecord]  # records after each change, in order; a session may occur more than once
+    due_earlier: list[SessionRecord]  # of those: what may be overdue earlier than before, and what has ended
     node_changed: bool  # a node joined, drained or left, or the parameters changed
     head: bytes
     resumed: bool  # the batch carried a clock resume: every lease was re-armed
@@ -126,7 +127,16 @@ class Machine:
             packed = events.pack_events(step.events)
             self.head = events.chain_next(self.head, step.index, packed)
         return Applied(
-            step.index, step.now_ms, groups, step.events, packed, step.changed, step.node_changed, self.head, resumed
+            step.index,
+            step.now_ms,
+            groups,
+            step.events,
+            packed,
+            step.changed,
+            step.due_earlier,
+            step.node_changed,
+            self.head,
+            resumed,
         )
 
     def _resume_clock(self, step: Step, before_ms: int, jump_ms: int) -> None:

@@ -57,6 +57,7 @@ class Step:
     __slots__ = (
         "changed",
         "departed",
+        "due_earlier",
         "events",
         "incarnation",
         "index",
@@ -100,6 +101,7 @@ class Step:
         self.incarnation = 0
         self.events: list[events.Event] = []
         self.changed: list[SessionRecord] = []
+        self.due_earlier: list[SessionRecord] = []
         self.node_changed = False
 
     def soon_ms(self, param: str) -> int:
@@ -115,6 +117,8 @@ class Step:
             new = new._replace(owned_since=self.index)
         self.sessions[sid] = new
         self.changed.append(new)
+        if old is None or state != ATTACHED or new.expires_at_ms < old.expires_at_ms:
+            self.due_earlier.append(new)
         from_state = 0
         if old is None:
             self.tally.add(new, 1)

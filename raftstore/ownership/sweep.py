@@ -158,7 +158,7 @@ class _Stack:
 
 
 class DueIndex:
-    """Finds overdue sessions without looking at all of them. Feed `note` with every Applied.changed.
+    """Finds overdue sessions without looking at all of them. Feed `note` with every Applied.due_earlier.
 
     Sessions are filed in slots of SLOT_MS under the time at which they first become overdue. A session whose time
     moves back stays where it is and is filed anew when its slot comes up, so most changes cost one look-up. When a
@@ -178,7 +178,10 @@ class DueIndex:
         return len(self._filed)
 
     def note(self, changed: Iterable[SessionRecord]) -> None:
-        """Take notice of changed records."""
+        """Take notice of records that may be overdue earlier than before, or have ended. Others may be among them.
+
+        To look up one of a million, on every replica, for each transition, costs a fifth of applying it.
+        """
         filed = self._filed
         for record in changed:
             if record.state == TERMINATED:

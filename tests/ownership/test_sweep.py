@@ -158,7 +158,7 @@ def test_the_index_finds_each_due_session_and_no_other(driver):
     """TTL, window and freeze: found within one slot of becoming due, with the current version."""
     index = DueIndex(driver.machine)
     driver.do("a", c.create, "short", B1, 3_000)
-    index.note(driver.applied.changed)
+    index.note(driver.applied.due_earlier)
     for name, state in (("window", "recovering"), ("stalled", "frozen"), ("long", "attached")):
         driver.session(state, name)
         index.note([driver.machine.sessions[name]])
@@ -175,14 +175,14 @@ def test_a_candidate_is_offered_again_until_the_machine_changed_it(driver):
     """A sweep that got lost with its leader is made again, but not at once."""
     index = DueIndex(driver.machine)
     driver.do("a", c.create, "s", B1, 3_000)
-    index.note(driver.applied.changed)
+    index.note(driver.applied.due_earlier)
     driver.pass_ms(4_000, alive="ab")
     assert find(index, driver.now_ms) == [("s", 1)]
     assert find(index, driver.now_ms) == []
     driver.pass_ms(1_500, alive="ab")
     assert find(index, driver.now_ms) == [("s", 1)]
     swept(driver)
-    index.note(driver.applied.changed)
+    index.note(driver.applied.due_earlier)
     driver.pass_ms(5_000, alive="ab")
     assert find(index, driver.now_ms) == []
     assert len(index) == 0
@@ -192,13 +192,13 @@ def test_a_session_that_was_prolonged_is_found_at_its_new_time(driver):
     """A later due time is noticed when the earlier slot comes up; an earlier one at once."""
     index = DueIndex(driver.machine)
     driver.do("a", c.create, "s", B1, 3_000)
-    index.note(driver.applied.changed)
+    index.note(driver.applied.due_earlier)
     driver.do("a", c.renew, "s", 1, 9_000)
-    index.note(driver.applied.changed)
+    index.note(driver.applied.due_earlier)
     driver.pass_ms(5_000, alive="ab")
     assert find(index, driver.now_ms) == []
     driver.do("a", c.renew, "s", 2, 1_000)
-    index.note(driver.applied.changed)
+    index.note(driver.applied.due_earlier)
     driver.pass_ms(1_500, alive="ab")
     assert find(index, driver.now_ms) == [("s", 3)]
 
@@ -230,6 +230,24 @@ def test_the_index_looks_at_a_bounded_number_per_call(driver, monkeypatch):
         assert len(some) <= 3
         found += some
     assert sorted(set(found)) == [(f"s{number}", 1) for number in range(10)]
+
+
+def test_the_index_hears_of_whatever_may_be_due_earlier_or_has_ended_and_of_no_more(driver):
+    """A million sessions change most of the time without a look at the index."""
+    steps = (
+        (c.create, (B1, 9_000), True),
+        (c.reattach, (1, B1), False),
+        (c.renew, (2, 9_000), False),
+        (c.renew, (3, 8_000), True),
+        (c.detach, (4, "X"), True),
+        (c.reattach, (5, B1), False),
+        (c.freeze, (6, "MIGRATION", "b"), True),
+        (c.thaw, (7,), True),
+        (c.terminate, (8, "X"), True),
+    )
+    for op, arguments, told in steps:
+        assert driver.do("a", op, "s", *arguments)[0] == "OK"
+        assert driver.applied.due_earlier == (driver.applied.changed if told else []), op
 
 
 def test_sessions_that_were_there_before_the_index_are_filed_some_at_a_time(driver, monkeypatch):

@@ -242,7 +242,7 @@ class MachineAgainstModel(RuleBasedStateMachine):
         before = dict(self.machine.sessions)
         seen = self.machine.result_of(node, inc, seq) is not None
         applied = self.machine.apply(self.index, 1, data)
-        self.due.note(applied.changed)
+        self.due.note(applied.due_earlier)
         ((_, (code, record)),) = applied.groups[0][2]
         assert str(REASONS[code] or "OK") == self.model.ask(node, inc, seq, deadline, op, *args)
         for new in applied.changed:
