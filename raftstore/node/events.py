@@ -31,9 +31,10 @@ class EventStream:
         """
         while True:
             recent = replica.recent_events
-            if recent and recent[0][0] <= after + 1:
-                first = max(0, after + 1 - recent[0][0])
-                found = [event_as_dict(event) for _, event in islice(recent, first, first + EVENTS_AT_ONCE_MAX)]
+            oldest = recent[0][0] if recent else 0  # its number: they are dense
+            if recent and oldest <= after + 1:
+                first = max(0, after + 1 - oldest)
+                found = [event_as_dict(event) for event in islice(recent, first, first + EVENTS_AT_ONCE_MAX)]
             elif max(replica.machine.event_seq, audit.durable_number) > after:
                 found = await self._loop.run_in_executor(
                     None, lambda: list(islice(audit.read(after), EVENTS_AT_ONCE_MAX))

@@ -24,7 +24,7 @@ from raftstore.ports import Clock
 from raftstore.types import SessionState
 
 HEADS_REMEMBERED_MAX = 4_096  # chain heads of the newest entries, to compare with the leader's
-RECENT_EVENTS_MAX = 16_384  # audit events kept in memory for followers of the stream; older ones come from the files
+RECENT_EVENTS_MAX = 4_096  # audit events kept in memory for followers of the stream; older ones come from the files
 
 STAMP_GRAIN_NS = 1_000_000  # a stamp is a whole millisecond, so the machine may count from up to one before it
 NO_LEASE = (0, 0)
@@ -80,7 +80,7 @@ class Replica:
         self.machine = machine
         self.due = DueIndex(machine)
         self.is_joined = False
-        self.recent_events: deque[tuple[int, tuple[Any, ...]]] = deque(maxlen=RECENT_EVENTS_MAX)
+        self.recent_events: deque[tuple[Any, ...]] = deque(maxlen=RECENT_EVENTS_MAX)
         self.outcomes: dict[tuple[str, str], int] = {}  # (op kind, "committed" or reason): how often
         self.commit_latency = Histogram()  # from an op's submission to its answer, whatever it is
         self.may_own: Callable[[str], bool] = lambda _: True  # the sticky strategy asks its mappings
@@ -122,7 +122,7 @@ class Replica:
             self._note_nodes()
         self.due.note(applied.due_earlier)
         self._note_head(index, applied.head)
-        self.recent_events.extend(enumerate(applied.events, first_event))
+        self.recent_events.extend(applied.events)
         self._observer.audited(index, first_event, applied.events, applied.head)
 
     def _take_anchor(self, applied: Applied) -> None:

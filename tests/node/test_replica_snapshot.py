@@ -169,7 +169,7 @@ def test_events_in_memory_stay_dense_over_a_snapshot() -> None:
     there.entry(rig.group_by("vpn-2", commands.create, "t", WIRE, 60_000))
     there.install()
     rig.by("vpn-2", commands.create, "u", WIRE, 60_000)
-    numbers = [number for number, _ in rig.replica.recent_events]
+    numbers = [event[0] for event in rig.replica.recent_events]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
