@@ -38,13 +38,13 @@ def load(per_second: float = 100.0, quiet_ms: int = 1, snapshot_ms: int = 2) -> 
 
 
 def figures() -> dict[str, Any]:
-    stall = {"worst_ms": {"quiet": 30.0, "snapshot": 40.0}, "snapshot_ms": [2_000.0, 3_000.0]}
+    stall = {"worst_ms": {"quiet": 30.0, "snapshot": 40.0}, "idle_ms": 20.0, "snapshot_ms": [2_000.0, 3_000.0]}
     return {
         "sessions": 1_000_000,
         "moved": 100_000,
         "fill": {"per_second": 10_000.0},
         "memory": {"per_session": {"n1": 400.0, "n2": 601.0}},
-        "throughput": {"few": [100.0, 110.0], "many": [95.0, 99.0], "ratio": 0.92},
+        "throughput": {"few": [100.0, 110.0], "many": [95.0, 99.0], "ratio": 0.92, "all_in_turn": 80.0},
         "snapshot_full": {**load(), **stall, "worst_ms": {"quiet": 70.0, "snapshot": 60.0}},
         "snapshot_light": {**load(), **stall},
         "expiry": {**load(), **stall, "swept_seconds": 4.0},
@@ -61,7 +61,10 @@ def test_every_promise_about_many_sessions_has_a_row_and_the_worst_node_counts()
     assert {row.target for row in rows} == {"6"} and len(rows) == 9
     assert [row.is_met for row in rows] == [False, True, False, True, True, False, True, False, True]
     assert rows[0].measured == 601.0
-    assert "70 ms without one" in rows[2].note and "p99.9 of a transition 2.0 ms, without 1.0 ms" in rows[2].note
+    assert (
+        "70 ms without one, an idle loop beside it 20 ms" in rows[2].note
+        and "p99.9 of a transition 2.0 ms, without 1.0 ms" in rows[2].note
+    )
     assert "150/s" in rows[5].note and "before 200/s" in rows[5].note
 
 
@@ -84,10 +87,10 @@ def test_measurements_of_several_nodes_add_up_and_those_after_each_other_are_ave
 def test_the_worst_stall_of_all_nodes_counts_for_each_of_both_times() -> None:
     """With a snapshot under way and without one."""
     seen = [
-        {"worst_ms": {"quiet": 3.0, "snapshot": 9.0}, "snapshot_ms": [5.0]},
-        {"worst_ms": {"quiet": 4.0, "snapshot": 1.0}, "snapshot_ms": []},
+        {"worst_ms": {"quiet": 3.0, "snapshot": 9.0}, "idle_ms": 1.0, "snapshot_ms": [5.0]},
+        {"worst_ms": {"quiet": 4.0, "snapshot": 1.0}, "idle_ms": 2.0, "snapshot_ms": []},
     ]
-    assert stalls(seen) == {"worst_ms": {"quiet": 4.0, "snapshot": 9.0}, "snapshot_ms": [5.0]}
+    assert stalls(seen) == {"worst_ms": {"quiet": 4.0, "snapshot": 9.0}, "idle_ms": 2.0, "snapshot_ms": [5.0]}
 
 
 def test_a_pause_counts_for_the_snapshot_that_it_touches() -> None:

@@ -52,7 +52,7 @@ class Cluster:
 
     def __init__(self, directory: Path, targets: Mapping[str, Mapping[str, Any]], ports: Collection[int] = ()) -> None:
         self.directory = directory
-        self.hosts = {node: _host(directory, node, given) for node, given in targets.items()}
+        self.hosts = {node: host(directory, node, given) for node, given in targets.items()}
         self.servers: dict[str, Child] = {}
         self.ports = ports  # of the nodes among themselves
 
@@ -118,7 +118,8 @@ async def starting(cluster: Cluster) -> AsyncIterator[Cluster]:
         raise
 
 
-def _host(directory: Path, node: str, given: Mapping[str, Any]) -> Process:
+def host(directory: Path, node: str, given: Mapping[str, Any]) -> Process:
+    """A process of callers beside that node, not started yet. `given` names its target."""
     command = [*dies_with_parent(), sys.executable, "-m", "jepsen_like.bench.host", json.dumps(given)]
     return Process(f"{node}'s callers", command, directory / f"{node}-callers.log", python_environment())
 

@@ -11,7 +11,8 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from concurrent.futures import Future as ThreadFuture
+from typing import Any, TypeVar
 
 from jepsen_like.bench.histogram import Histogram
 from jepsen_like.bench.targets.raftstore_embedded import Embedded
@@ -30,6 +31,8 @@ BINDING = Binding("t" + "0" * (ID_LENGTH - 1), "udp", "198.51.100.7:51820")
 TTL_MS = 360_000_000  # longer than any trial
 START_WAIT_MS = 120_000
 
+T = TypeVar("T")
+
 
 class Pulse:
     """How late the node's loop turns, by whether a snapshot was being written. On that loop, but for reading."""
@@ -40,10 +43,12 @@ class Pulse:
         self.snapshot_ns: list[int] = []  # how long each took that has ended
         self.worst_ns = {"quiet": 0, "snapshot": 0}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
         self._was = (False, 0)
 
     def begin(self) -> None:
+        """From here on, until taken: while it is not asked for it costs nothing."""
         self._loop = asyncio.get_running_loop()
         self._again()
 
@@ -51,7 +56,7 @@ class Pulse:
         assert self._loop is not None
         self._was = (self.is_writing, self.begun)
         self._due_ns = time.perf_counter_ns() + int(PROBE_S * 1e9)
-        self._loop.call_later(PROBE_S, self._turned)
+        self._timer = self._loop.call_later(PROBE_S, self._turned)
 
     def _turned(self) -> None:
         late_ns = time.perf_counter_ns() - self._due_ns
@@ -60,7 +65,10 @@ class Pulse:
         self._again()
 
     def take(self) -> dict[str, Any]:
-        """What was seen since the last time, in milliseconds."""
+        """What was seen since the beginning, in milliseconds. The end of it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         found = {
             "worst_ms": {name: worst / 1e6 for name, worst in self.worst_ns.items()},
             "snapshot_ms": [took / 1e6 for took in self.snapshot_ns],
@@ -75,9 +83,11 @@ class WatchedWorker(StorageWorker):
 
     pulse: Pulse
 
-    def start(self) -> None:
-        super().start()
-        self._post(self.pulse.begin)
+    async def on_its_loop(self, task: Callable[[], T]) -> T:
+        """What it returns there."""
+        done: ThreadFuture[T] = ThreadFuture()
+        self._post(lambda: done.set_result(task()))
+        return await asyncio.wrap_future(done)
 
     def write_snapshot(
         self, index: int, term: int, chunks: Iterable[bytes], done: Callable[[SnapshotInfo | Exception], None]
@@ -101,13 +111,14 @@ class Scale(Embedded):
     def __init__(self, given: Mapping[str, Any]) -> None:
         self._pulse = Pulse()
         self._name = str(given["node"])
-        surroundings = Surroundings(storage_worker=self._worker)
+        self._worker: WatchedWorker | None = None
+        surroundings = Surroundings(storage_worker=self._watched_worker)
         self._node = Node(ClusterConfig.load(given["config"]), self._name, surroundings=surroundings)
         self._versions = array("I")
         self._told: Counter[str] = Counter()
 
-    def _worker(self, *args: Any, **kwargs: Any) -> WatchedWorker:
-        made = WatchedWorker(*args, **kwargs)
+    def _watched_worker(self, *args: Any, **kwargs: Any) -> WatchedWorker:
+        made = self._worker = WatchedWorker(*args, **kwargs)
         made.pulse = self._pulse
         return made
 
@@ -130,8 +141,16 @@ class Scale(Embedded):
         self._versions = array("I", [1]) * sessions
         return {}
 
+    async def watch(self) -> dict[str, Any]:
+        """From now on."""
+        assert self._worker is not None
+        await self._worker.on_its_loop(self._pulse.begin)
+        return {}
+
     async def watched(self) -> dict[str, Any]:
-        return self._pulse.take()
+        """What was seen since then."""
+        assert self._worker is not None
+        return await self._worker.on_its_loop(self._pulse.take)
 
     async def drain(self) -> dict[str, Any]:
         begun_ns = time.perf_counter_ns()
@@ -166,13 +185,19 @@ class Scale(Embedded):
             return refusal.session is not None
         return True
 
-    async def walk(self, first: int, last: int, callers: int, seconds: float) -> dict[str, Any]:
-        """Callers reattach sessions `first` to `last` over and over, each caller its own part of them."""
+    async def walk(self, first: int, last: int, callers: int, seconds: float, one_each: bool = False) -> dict[str, Any]:
+        """Callers reattach sessions `first` to `last` over and over, each caller its own part of them.
+
+        With `one_each` every caller has one session; these lie evenly among the others.
+        """
         self._told = Counter()
         latencies: dict[str, list[int]] = {"quiet": [], "snapshot": []}
         clock, pulse = time.perf_counter_ns, self._pulse
         begun_ns = clock()
         end_ns = begun_ns + int(seconds * 1e9)
+
+        callers = min(callers, last - first)
+        stride = (last - first) // callers if one_each else 1
 
         async def caller(start: int) -> None:
             number = start
@@ -180,11 +205,12 @@ class Scale(Embedded):
                 was = pulse.is_writing
                 if await self._again(number):
                     latencies["snapshot" if was or pulse.is_writing else "quiet"].append(clock() - began_ns)
-                number += callers
-                if number >= last:
-                    number = start
+                if not one_each:
+                    number += callers
+                    if number >= last:
+                        number = start
 
-        await asyncio.gather(*(caller(number) for number in range(first, min(last, first + callers))))
+        await asyncio.gather(*(caller(first + turn * stride) for turn in range(callers)))
         return {
             "ops": sum(map(len, latencies.values())),
             "seconds": (clock() - begun_ns) / 1e9,

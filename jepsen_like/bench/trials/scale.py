@@ -6,7 +6,8 @@ at once; a drain of one node while the others' callers go on; a restart of that 
 snapshot, both under load; a restart of all three.
 
 The stall of a loop is how late a timer fires on it. On few cores a full load alone makes loops turn late, so each
-stall is told beside what the same load made without a snapshot, and measured again under a light load. What is found
+stall is told beside what the same load made without a snapshot and beside that of a loop in a process that has
+nothing to do, and measured again under a light load. What is found
 is judged in `scale_findings`.
 """
 
@@ -23,12 +24,12 @@ from typing import Any, TypeVar
 
 from jepsen_like.bench import processes
 from jepsen_like.bench.histogram import Histogram, merged
-from jepsen_like.bench.peers.base import NODES
+from jepsen_like.bench.peers.base import NODES, host
 from jepsen_like.bench.run import Say
 from jepsen_like.bench.trials.base import TrialResult
 from jepsen_like.bench.trials.cluster import TrialCluster, nap, three_nodes
 from jepsen_like.bench.trials.scale_findings import findings
-from raftstore.cli.bench_process import BenchFailed
+from raftstore.cli.bench_process import BenchFailed, Process
 
 FEW = 1_000  # sessions of the cluster that the big one is compared with
 FILL_PART = 20_000  # sessions per node that one request makes
@@ -64,11 +65,12 @@ class Scale:
 
     async def run(self, directory: Path, say: Say) -> TrialResult:
         figures: dict[str, Any] = {"sessions": self.sessions, "moved": self.moved}
-        async with nodes(directory / "many", self.snapshot_every_entries) as cluster:
-            run = Run(self, cluster, directory / "many", say)
-            async with nodes(directory / "few", self.snapshot_every_entries) as few:
+        every = self.snapshot_every_entries
+        async with idle_loop(directory) as idle, nodes(directory / "many", every) as cluster:
+            run = Run(self, cluster, directory / "many", idle, say)
+            async with nodes(directory / "few", every) as few:
                 figures |= await run.filled()
-                figures["throughput"] = await run.compared(Run(self, few, directory / "few", say))
+                figures["throughput"] = await run.compared(Run(self, few, directory / "few", idle, say))
             figures["memory"] = await run.memory()
             figures["snapshot_full"] = await run.snapshots(self.callers)
             figures["snapshot_light"] = await run.snapshots(LIGHT_CALLERS)
@@ -92,13 +94,26 @@ async def nodes(directory: Path, snapshot_every_entries: int) -> AsyncIterator[T
         yield cluster
 
 
+@asynccontextmanager
+async def idle_loop(directory: Path) -> AsyncIterator[Process]:
+    """A process beside the nodes that only waits: how late its loop turns is the machine's doing."""
+    process = host(directory, "idle", {"target": "idle_loop"})
+    try:
+        await process.start()
+        await process.answer()
+        yield process
+    finally:
+        await process.kill()
+
+
 class Run:
     """The measurements on one cluster. `shares`: how many sessions each node has made that live on."""
 
-    def __init__(self, scale: Scale, cluster: TrialCluster, directory: Path, say: Say) -> None:
+    def __init__(self, scale: Scale, cluster: TrialCluster, directory: Path, idle: Process, say: Say) -> None:
         self._scale = scale
         self._cluster = cluster
         self._directory = directory
+        self._idle = idle
         self._say = say
         self.shares = dict.fromkeys(NODES, 0)
         self._resident_before: dict[str, int] = {}
@@ -157,7 +172,10 @@ class Run:
         return {"resident_bytes": now, "before": self._resident_before, "per_session": per_session}
 
     async def compared(self, few: Run) -> dict[str, Any]:
-        """The same load on a cluster of few sessions and on this one, in turn."""
+        """The same load on a cluster of few sessions and on this one, in turn: each caller has one session.
+
+        Beside it, what callers reach who go through all sessions: that each is touched once is another load.
+        """
         scale = self._scale
         await few._room(dict.fromkeys(NODES, FEW))
         await few.fill(dict.fromkeys(NODES, min(FEW, scale.sessions // 2) // len(NODES)))
@@ -166,16 +184,19 @@ class Run:
         for number in range(scale.rounds):
             self._say(f"scale: throughput, round {number + 1} of {scale.rounds} ...")
             for name, run in (("few", few), ("many", self)):
-                rates[name].append((await run.walk(scale.callers, scale.seconds))["per_second"])
-        return {**rates, "ratio": statistics.median(rates["many"]) / statistics.median(rates["few"])}
+                rates[name].append((await run.walk(scale.callers, scale.seconds, one_each=True))["per_second"])
+        ratio = statistics.median(rates["many"]) / statistics.median(rates["few"])
+        return {**rates, "ratio": ratio, "all_in_turn": (await self.walk(scale.callers, scale.seconds))["per_second"]}
 
     async def _audit_is_written(self) -> bool:
         """Or nearly: what is left of filling would slow down what is measured next."""
         return all(view["audit_backlog"] <= AUDIT_BACKLOG_MAX for view in await self._cluster.ask_all("view"))
 
-    async def walk(self, callers: int, seconds: float, of: tuple[str, ...] = NODES) -> dict[str, Any]:
-        """Callers of these nodes go through all their sessions."""
-        asked = {"first": 0, "callers": callers, "seconds": seconds, "takes_s": seconds}
+    async def walk(
+        self, callers: int, seconds: float, of: tuple[str, ...] = NODES, *, one_each: bool = False
+    ) -> dict[str, Any]:
+        """Callers of these nodes go through all their sessions, or have one each."""
+        asked = {"first": 0, "callers": callers, "seconds": seconds, "takes_s": seconds, "one_each": one_each}
         chosen = [node for node in of if self.shares[node]]
         answers = await asyncio.gather(
             *(self._cluster.ask(node, "walk", last=self.shares[node], **asked) for node in chosen)
@@ -183,18 +204,27 @@ class Run:
         return summed(answers)
 
     # ---- what goes through all sessions
+    async def _watch(self) -> None:
+        """See from now on how late loops turn: the nodes', and one that has nothing to do."""
+        await asyncio.gather(self._cluster.ask_all("watch"), self._idle.ask("watch"))
+
+    async def _watched(self) -> list[dict[str, Any]]:
+        """What was seen since then, of each node and of the idle loop."""
+        idle, seen = await asyncio.gather(self._idle.ask("watched"), self._cluster.ask_all("watched"))
+        return [{**one, "idle_ms": idle["worst_ms"]["quiet"]} for one in seen]
+
     async def snapshots(self, callers: int) -> dict[str, Any]:
         """Load until every node has written a snapshot that began and ended under it."""
         self._say(f"scale: {callers} callers per node until every node has written a snapshot ...")
-        await self._cluster.ask_all("watched")
         seen: dict[str, list[dict[str, Any]]] = {node: [] for node in NODES}
         parts = []
         end_ns = self._cluster.now_ns() + int(SNAPSHOT_WAIT_S * 1e9)
         while not all(any(one["snapshot_ms"] for one in found) for found in seen.values()):
             if self._cluster.now_ns() > end_ns:
                 raise BenchFailed(f"not every node wrote a snapshot within {SNAPSHOT_WAIT_S:g} s")
+            await self._watch()
             parts.append(await self.walk(callers, self._scale.seconds))
-            for node, one in zip(NODES, await self._cluster.ask_all("watched"), strict=True):
+            for node, one in zip(NODES, await self._watched(), strict=True):
                 seen[node].append(one)
         return {**joined(parts), **stalls([one for found in seen.values() for one in found])}
 
@@ -213,7 +243,7 @@ class Run:
             raise BenchFailed(f"{scale.moved} sessions were not made within {scale.due_after_ms} ms")
         living = sum(self.shares.values())
         await nap((due_ns - self._cluster.now_ns()) / 1e9 - 1.0)
-        await self._cluster.ask_all("watched")
+        await self._watch()
 
         parts = []
         while sum((await self._cluster.ask(node, "view"))["owned"].values()) > living:
@@ -221,18 +251,18 @@ class Run:
                 raise BenchFailed(f"{scale.moved} sessions were not swept within {EXPIRY_WAIT_S:g} s")
             parts.append(await self.walk(LIGHT_CALLERS, EXPIRY_WALK_S))
         seconds = (self._cluster.now_ns() - due_ns) / 1e9
-        return {**joined(parts), **stalls(await self._cluster.ask_all("watched")), "swept_seconds": seconds}
+        return {**joined(parts), **stalls(await self._watched()), "swept_seconds": seconds}
 
     async def drain(self) -> dict[str, Any]:
         """One node gives all it has to the others, whose callers go on."""
         giver, others = NODES[-1], NODES[:-1]
         self._say(f"scale: {giver} gives {self.shares[giver]:,} sessions to the others ...")
         before = await self.walk(self._scale.callers, self._scale.seconds, others)
-        await self._cluster.ask_all("watched")
+        await self._watch()
         work = self._cluster.ask(giver, "drain", takes_s=PHASE_S)
         found, load = await self._meanwhile(work, self._scale.callers, others)
         self.shares[giver] = 0
-        return {**found, "before": before, "meanwhile": load, **stalls(await self._cluster.ask_all("watched"))}
+        return {**found, "before": before, "meanwhile": load, **stalls(await self._watched())}
 
     async def _meanwhile(self, work: Awaitable[T], callers: int, of: tuple[str, ...]) -> tuple[T, dict[str, Any]]:
         """Callers of these nodes go on until it is done: its result, and theirs."""
@@ -298,5 +328,6 @@ def stalls(seen: list[dict[str, Any]]) -> dict[str, Any]:
     """The worst of all nodes, in milliseconds, and how long snapshots took."""
     return {
         "worst_ms": {name: max(one["worst_ms"][name] for one in seen) for name in ("quiet", "snapshot")},
+        "idle_ms": max(one["idle_ms"] for one in seen),
         "snapshot_ms": [took for one in seen for took in one["snapshot_ms"]],
     }

@@ -46,7 +46,10 @@ def _memory(figures: Figures) -> Finding:
 def _throughput(figures: Figures) -> Finding:
     found = figures["throughput"]
     rates = " ".join(f"{few:,.0f} {many:,.0f}" for few, many in zip(found["few"], found["many"], strict=True))
-    note = f"in turn: {rates}/s; filled at {figures['fill']['per_second']:,.0f}/s"
+    note = (
+        f"in turn: {rates}/s; callers that go through all {found['all_in_turn']:,.0f}/s; "
+        f"filled at {figures['fill']['per_second']:,.0f}/s"
+    )
     what = f"throughput at {figures['sessions']:,} sessions over that at a thousand"
     return Finding(TARGET, what, found["ratio"], "", RATIO_MIN, at_least=True, note=note)
 
@@ -55,7 +58,8 @@ def _snapshot(found: Figures, load: str) -> Finding:
     took_s = max(found["snapshot_ms"]) / 1_000
     during, else_ = (quantile_ms(found, name, 0.999) for name in ("snapshot", "quiet"))
     note = (
-        f"{found['worst_ms']['quiet']:.0f} ms without one; p99.9 of a transition {during} ms, without {else_} ms; "
+        f"{found['worst_ms']['quiet']:.0f} ms without one, an idle loop beside it {found['idle_ms']:.0f} ms; "
+        f"p99.9 of a transition {during} ms, without {else_} ms; "
         f"written in {took_s:.1f} s at {found['per_second']:,.0f}/s"
     )
     return _at_most(f"loop stall while a snapshot is written, {load}", stall_ms(found), "ms", STALL_MS_MAX, note)
@@ -64,7 +68,10 @@ def _snapshot(found: Figures, load: str) -> Finding:
 def _expiry(figures: Figures) -> Finding:
     found = figures["expiry"]
     worst = max(found["worst_ms"].values())
-    note = f"at a light load, {found['per_second']:,.0f}/s; swept in {found['swept_seconds']:.1f} s"
+    note = (
+        f"an idle loop beside it {found['idle_ms']:.0f} ms; at a light load, {found['per_second']:,.0f}/s; "
+        f"swept in {found['swept_seconds']:.1f} s, each refused from its own time on"
+    )
     return _at_most(f"loop stall while {figures['moved']:,} sessions are due at once", worst, "ms", STALL_MS_MAX, note)
 
 
