@@ -13,7 +13,7 @@ import pytest
 from jepsen_like.bench.histogram import Histogram
 from jepsen_like.bench.targets.raftstore_scale import Pulse
 from jepsen_like.bench.trials import TRIALS, sized
-from jepsen_like.bench.trials.scale import Scale, joined, stalls, summed
+from jepsen_like.bench.trials.scale import Scale, joined, share_beside_snapshots, stalls, summed
 from jepsen_like.bench.trials.scale_findings import findings
 
 MS = 1_000_000
@@ -44,7 +44,13 @@ def figures() -> dict[str, Any]:
         "moved": 100_000,
         "fill": {"per_second": 10_000.0},
         "memory": {"per_session": {"n1": 400.0, "n2": 601.0}},
-        "throughput": {"few": [100.0, 110.0], "many": [95.0, 99.0], "ratio": 0.92, "all_in_turn": 80.0},
+        "throughput": {
+            "few": [100.0, 110.0],
+            "many": [95.0, 99.0],
+            "ratio": 0.92,
+            "all_in_turn": 80.0,
+            "beside_snapshots": [0.25],
+        },
         "snapshot_full": {**load(), **stall, "worst_ms": {"quiet": 70.0, "snapshot": 60.0}},
         "snapshot_light": {**load(), **stall},
         "expiry": {**load(), **stall, "swept_seconds": 4.0},
@@ -82,6 +88,15 @@ def test_measurements_of_several_nodes_add_up_and_those_after_each_other_are_ave
     later = joined([both, {**both, "per_second": 100.0}])
     assert later["per_second"] == 150.0 and later["told"] == {"NO_QUORUM": 6, "SESSION_FROZEN": 8}
     assert Histogram.from_json(later["latency"]["quiet"]).total == 4
+
+
+def test_what_was_done_beside_a_snapshot_is_told_as_a_share_of_all() -> None:
+    """A snapshot takes its part of the processors: who compares rates must know of it."""
+    found = load()
+    assert share_beside_snapshots(found) == 0.5
+    found["latency"] = {"quiet": Histogram([1, 2, 3]).as_json(), "snapshot": Histogram([]).as_json()}
+    assert share_beside_snapshots(found) == 0.0
+    assert "being written: 25%" in findings(figures())[1].note
 
 
 def test_the_worst_stall_of_all_nodes_counts_for_each_of_both_times() -> None:

@@ -181,12 +181,16 @@ class Run:
         await few.fill(dict.fromkeys(NODES, min(FEW, scale.sessions // 2) // len(NODES)))
         await self._cluster.until(self._audit_is_written, "the audit files hold what filling made")
         rates: dict[str, list[float]] = {"few": [], "many": []}
+        writing: list[float] = []
         for number in range(scale.rounds):
             self._say(f"scale: throughput, round {number + 1} of {scale.rounds} ...")
             for name, run in (("few", few), ("many", self)):
-                rates[name].append((await run.walk(scale.callers, scale.seconds, one_each=True))["per_second"])
+                found = await run.walk(scale.callers, scale.seconds, one_each=True)
+                rates[name].append(found["per_second"])
+            writing.append(share_beside_snapshots(found))
         ratio = statistics.median(rates["many"]) / statistics.median(rates["few"])
-        return {**rates, "ratio": ratio, "all_in_turn": (await self.walk(scale.callers, scale.seconds))["per_second"]}
+        all_in_turn = (await self.walk(scale.callers, scale.seconds))["per_second"]
+        return {**rates, "ratio": ratio, "all_in_turn": all_in_turn, "beside_snapshots": writing}
 
     async def _audit_is_written(self) -> bool:
         """Or nearly: what is left of filling would slow down what is measured next."""
@@ -315,6 +319,12 @@ def summed(answers: list[dict[str, Any]]) -> dict[str, Any]:
         "told": told,
         "latency": latency,
     }
+
+
+def share_beside_snapshots(found: dict[str, Any]) -> float:
+    """Of the ops of a measurement: those made while their node wrote a snapshot."""
+    counts = {name: Histogram.from_json(latency).total for name, latency in found["latency"].items()}
+    return counts["snapshot"] / max(1, sum(counts.values()))
 
 
 def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -46,8 +46,10 @@ def _memory(figures: Figures) -> Finding:
 def _throughput(figures: Figures) -> Finding:
     found = figures["throughput"]
     rates = " ".join(f"{few:,.0f} {many:,.0f}" for few, many in zip(found["few"], found["many"], strict=True))
+    writing = " ".join(f"{share:.0%}" for share in found["beside_snapshots"])
     note = (
-        f"in turn: {rates}/s; callers that go through all {found['all_in_turn']:,.0f}/s; "
+        f"in turn: {rates}/s; of them beside a snapshot being written: {writing}; "
+        f"callers that go through all {found['all_in_turn']:,.0f}/s; "
         f"filled at {figures['fill']['per_second']:,.0f}/s"
     )
     what = f"throughput at {figures['sessions']:,} sessions over that at a thousand"
