@@ -13,6 +13,7 @@ from raftstore.errors import (
     Unavailable,
 )
 from raftstore.node.blocking import BlockingNode
+from raftstore.node.collector import calm_collector
 from raftstore.node.node import Node
 from raftstore.types import Binding, OpId, Reason, Session, SessionState
 
@@ -37,4 +38,5 @@ __all__ = [
     "TransportError",
     "Unavailable",
     "__version__",
+    "calm_collector",
 ]

@@ -12,9 +12,9 @@ import sys
 import time
 from typing import Any
 
-from raftstore.cli.process import calm_collector
 from raftstore.config import ClusterConfig
 from raftstore.errors import RaftstoreError
+from raftstore.node.collector import calm_collector
 from raftstore.node.node import Node
 from raftstore.node.runtime import new_event_loop
 from raftstore.types import Binding, Session

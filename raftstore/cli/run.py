@@ -19,10 +19,10 @@ import click
 from raftstore.admin.server import REFUSED_MAX, AdminServer
 from raftstore.cli.exits import ERROR, OK, Failure, outcomes_as_exits
 from raftstore.cli.logs import FORMATS, LEVELS, configure_logging
-from raftstore.cli.process import calm_collector
 from raftstore.cli.target import config_option
 from raftstore.config import ClusterConfig
 from raftstore.errors import RaftstoreError
+from raftstore.node.collector import calm_collector
 from raftstore.node.node import Node
 from raftstore.node.runtime import new_event_loop
 from raftstore.transport.tls import TlsFiles, server_context

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jepsen_like.bench.targets.base import Refused
-from raftstore.cli.process import calm_collector
 from raftstore.config import ClusterConfig
 from raftstore.errors import Rejected
+from raftstore.node.collector import calm_collector
 from raftstore.node.node import Node
 from raftstore.types import Binding, Session
 

@@ -1,7 +1,7 @@
 """raftstore embedded, for the trial of very many sessions: fills, walks over all its sessions, watches its own loop.
 
 What the callers keep is four bytes per session (its version), in memory that is taken before the first measurement, so
-what the process grows by is the node's. Nothing is done about the garbage collector: it is as Python sets it.
+what the process grows by is the node's. The garbage collector is calm, as in `raftstore run`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from jepsen_like.bench.histogram import Histogram
 from jepsen_like.bench.targets.raftstore_embedded import Embedded
 from raftstore.config import ClusterConfig
 from raftstore.errors import OutcomeUnknown, Rejected, Unavailable
+from raftstore.node.collector import calm_collector
 from raftstore.node.node import Node
 from raftstore.node.surroundings import Surroundings
 from raftstore.storage.values import SnapshotInfo
@@ -123,6 +124,7 @@ class Scale(Embedded):
         return made
 
     async def open(self) -> None:
+        calm_collector()
         await self._node.start(wait_ms=START_WAIT_MS)
 
     def id_of(self, number: int) -> str:
