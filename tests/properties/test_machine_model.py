@@ -246,7 +246,11 @@ class MachineAgainstModel(RuleBasedStateMachine):
         ((_, (code, record)),) = applied.groups[0][2]
         assert str(REASONS[code] or "OK") == self.model.ask(node, inc, seq, deadline, op, *args)
         for new in applied.changed:
-            assert invariants.check_change(before.get(new.session_id), new) == []
+            old = before.get(new.session_id)
+            assert invariants.check_change(old, new) == []
+            # A replica asks by this whether a change can have ended its own right (Replica.apply).
+            stays = old is not None and old.owner == new.owner
+            assert new.owned_since == (old.owned_since if old is not None and stays else self.index)
         events = 0 if seen or (op == "renew_lease" and code == 0) else 1
         assert len(applied.events) == (len(applied.changed) if op == "sweep" and code == 0 and not seen else events)
         assert code == 0 or record is None or record == before[record.session_id] or seen
