@@ -6,9 +6,11 @@ caller decides; every op names the version it expects, so a second try is safe. 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -22,6 +24,7 @@ from raftstore.types import Binding, OpId, Session, SessionState
 
 TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 3.0
+CALLS_AT_ONCE_MAX = 256  # each on a connection of its own; more wait, first come first served
 ANSWER_BYTES_MAX = 4 << 20  # the longest page of sessions is about 0.5 MiB
 LINE_BYTES_MAX = 1 << 20  # one audit event
 ANSWER_MARGIN_S = 1.0  # the node says "unknown" with an op id when its own time is up: wait that much longer for it
@@ -31,7 +34,8 @@ class Client:
     """`async with Client("unix:run/vpn-1.sock") as node: await node.create(...)`.
 
     `endpoint`: "unix:PATH", "http://127.0.0.1:port", or "https://host:port" with `tls`, a client context that holds a
-    certificate of the cluster's CA. `timeout_s` bounds every call but `events`. Raises Unreachable (not sent),
+    certificate of the cluster's CA. `timeout_s` bounds every call but `events`, the wait for its turn included (at most
+    CALLS_AT_ONCE_MAX are under way; followers of events do not count). Raises Unreachable (not sent),
     NoAnswer (sent, nothing known), RequestFailed (not a node's answer), and what the node raises.
     """
 
@@ -41,6 +45,7 @@ class Client:
         self._timeout_s = timeout_s
         self._socket_path, self._base = _parse(endpoint, tls)
         self._http: aiohttp.ClientSession | None = None
+        self._turns = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
 
     async def __aenter__(self) -> Self:
         return self
@@ -261,21 +266,41 @@ class Client:
         total_s = self._timeout_s
         if body is not None and isinstance(body.get("timeout_ms"), int):
             total_s = max(total_s, body["timeout_ms"] / 1000 + ANSWER_MARGIN_S)
-        timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=min(CONNECT_TIMEOUT_S, total_s))
-        try:
-            async with self._session_for_http().request(
-                method, self._url(path, query), json=body, timeout=timeout, allow_redirects=False
-            ) as response:
-                raw = await response.content.read(ANSWER_BYTES_MAX)
-                while not response.content.at_eof() and len(raw) < ANSWER_BYTES_MAX:
-                    raw += await response.content.read(ANSWER_BYTES_MAX - len(raw))
-                status = response.status
-        except (aiohttp.ClientError, TimeoutError, OSError) as problem:
-            raise self._problem(problem, changes=method == "POST") from None
+        async with self._turn(total_s) as left_s:
+            timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=min(CONNECT_TIMEOUT_S, left_s))
+            try:
+                async with self._session_for_http().request(
+                    method, self._url(path, query), json=body, timeout=timeout, allow_redirects=False
+                ) as response:
+                    raw = await response.content.read(ANSWER_BYTES_MAX)
+                    while not response.content.at_eof() and len(raw) < ANSWER_BYTES_MAX:
+                        raw += await response.content.read(ANSWER_BYTES_MAX - len(raw))
+                    status = response.status
+            except (aiohttp.ClientError, TimeoutError, OSError) as problem:
+                raise self._problem(problem, changes=method == "POST") from None
         try:
             return status, _object(raw)
         except ValueError:
             raise RequestFailed(self.endpoint, status, "the answer is no JSON object") from None
+
+    @asynccontextmanager
+    async def _turn(self, total_s: float) -> AsyncIterator[float]:
+        """One of CALLS_AT_ONCE_MAX calls, and the seconds that are left for it. Unreachable when none are.
+
+        The connector's own bound would not do: it is not fair, and a caller that comes back at once starves the others.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + total_s
+        try:
+            async with asyncio.timeout(total_s):
+                await self._turns.acquire()
+        except TimeoutError:
+            detail = f"{CALLS_AT_ONCE_MAX} other calls were under way for {total_s:g} s (CALLS_AT_ONCE_MAX)"
+            raise Unreachable(self.endpoint, detail) from None
+        try:
+            yield max(until - loop.time(), 0.001)
+        finally:
+            self._turns.release()
 
     def _good(self, status: int, body: dict[str, Any]) -> dict[str, Any]:
         if status != 200:
@@ -292,9 +317,9 @@ class Client:
         if self._http is None:
             connector: aiohttp.BaseConnector
             if self._socket_path is not None:
-                connector = aiohttp.UnixConnector(self._socket_path)
+                connector = aiohttp.UnixConnector(self._socket_path, limit=0)  # none: see _turn
             else:
-                connector = aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else False)
+                connector = aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else False, limit=0)
             self._http = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._http
 

@@ -231,6 +231,54 @@ def test_silence_after_sending_says_whether_it_may_have_happened(tmp_path: Path)
     asyncio.run(main())
 
 
+def test_calls_beyond_the_bound_wait_their_turn_and_no_longer_than_their_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What never got its turn was certainly not sent. Followers of events take nobody's turn."""
+    monkeypatch.setattr("raftstore.client.client.CALLS_AT_ONCE_MAX", 2)
+
+    async def main() -> None:
+        node = FakeNode()
+        async with serving(tmp_path, node) as served, Client(f"unix:{served.path}") as client:
+            followers = [asyncio.create_task(anext(client.events())) for _ in range(3)]
+            await until(lambda: node.readers == 3)
+            node.hold = asyncio.Event()
+            calls = [asyncio.create_task(client.create(f"s{n}")) for n in range(5)]
+            await until(lambda: node.running == 2)
+            client._timeout_s = 0.02
+            with pytest.raises(Unreachable, match="2 other calls were under way"):
+                await client.get("s0")
+            node.hold.set()
+            await asyncio.gather(*calls)
+            assert (node.running_peak, [call[0] for call in node.calls]) == (2, ["create"] * 5)
+            for follower in followers:
+                follower.cancel()
+
+    asyncio.run(main())
+
+
+def test_nobody_starves_where_all_come_back_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six callers on two connections, each asking again as soon as it is answered: all are served alike."""
+    monkeypatch.setattr("raftstore.client.client.CALLS_AT_ONCE_MAX", 2)
+
+    async def main() -> None:
+        served_so_far = dict.fromkeys("abcdef", 0)
+
+        async def caller(client: Client, name: str) -> None:
+            while sum(served_so_far.values()) < 60:
+                await client.get(name)
+                served_so_far[name] += 1
+
+        async with connected(tmp_path) as (client, node):
+            for name in served_so_far:
+                await client.create(name)
+            await asyncio.gather(*(caller(client, name) for name in served_so_far))
+            assert node.running_peak <= 2
+            assert max(served_so_far.values()) - min(served_so_far.values()) <= 2
+
+    asyncio.run(main())
+
+
 ANSWERS = [
     b"HTTP/1.1 409 Conflict\r\nContent-Length: 77\r\n\r\n"
     b'{"outcome":"rejected","reason":"OWNERSHIP_CONFLICT","session":null,"owner":7}',

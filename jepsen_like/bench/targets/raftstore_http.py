@@ -13,7 +13,7 @@ from raftstore.types import Session
 
 
 class Http:
-    """One client as it is shipped: calls beyond aiohttp's 100 connections wait for one."""
+    """One client as it is shipped: calls beyond CALLS_AT_ONCE_MAX wait their turn."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self._client = Client(given["endpoint"])
