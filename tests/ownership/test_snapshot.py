@@ -9,8 +9,9 @@ import pytest
 
 from raftstore.ownership import commands as c
 from raftstore.ownership import invariants, restore
-from raftstore.ownership.records import Mark
+from raftstore.ownership.records import Mark, SessionRecord
 from raftstore.ownership.snapshot import DEPARTED, HEADER, PLACEMENT, RESULTS, SESSIONS, SLICE_RECORDS, TRAILER
+from raftstore.storage.values import Limits
 
 B1 = ("t1", "udp", "198.51.100.7:51820")
 
@@ -71,6 +72,22 @@ def test_many_sessions_and_results_come_in_slices(driver):
     chunks = list(driver.machine.freeze_state().chunks())
     assert len(chunks) >= 1 + 3 + 3 + 1
     assert restore(chunks).state_digest() == driver.machine.state_digest()
+
+
+def test_a_slice_of_the_largest_records_is_a_chunk_that_can_be_stored(driver):
+    """Every text as long as it can be, every number as large."""
+    text, number = "~" * c.ID_CHARS_MAX, c.NUMBER_MAX
+    binding = "\n".join(["~" * c.BINDING_FIELD_CHARS_MAX] * 3)
+    largest = SessionRecord(
+        text, 4, text, number, number, binding, number, number, number, number, text, text, c.INCARNATION_MAX,
+        c.SEQ_MAX, True, "terminate", number,
+    )  # fmt: skip
+    for n in range(SLICE_RECORDS):
+        driver.machine.sessions[f"{n:~>{c.ID_CHARS_MAX}}"] = largest._replace(session_id=f"{n:~>{c.ID_CHARS_MAX}}")
+    driver.machine.remembered["a"].results = {c.SEQ_MAX - n: (0, largest) for n in range(SLICE_RECORDS)}
+    sizes = [len(chunk) for chunk in driver.machine.freeze_state().chunks()]
+    assert sum(size > 1_000_000 for size in sizes) == 2
+    assert max(sizes) <= Limits().snapshot_chunk_bytes_max
 
 
 def sticky(new_driver):
