@@ -18,10 +18,11 @@ from raftstore.errors import InvalidArgument, Unavailable
 from raftstore.node import procedures, status
 from raftstore.node.answers import session_or_raise
 from raftstore.node.bridge import Bridge
+from raftstore.node.callers import Ticket
 from raftstore.node.dispatch import AssignedCallback, Dispatcher, FencedCallback, LateCommitCallback
 from raftstore.node.proposals import Answer
 from raftstore.node.requests import MIGRATION, Request, Requests
-from raftstore.node.runtime import Runtime, Ticket, new_event_loop
+from raftstore.node.runtime import Runtime, new_event_loop
 from raftstore.node.surroundings import PRODUCTION, Surroundings
 from raftstore.ownership import MappedNode, validate_session_id
 from raftstore.ports import Clock, SystemClock

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from random import Random
 from typing import Any
 
 from raftstore.config import ClusterConfig
-from raftstore.errors import InvalidArgument, OutcomeUnknown, RaftstoreError, Rejected, StorageError, Unavailable
+from raftstore.errors import InvalidArgument, RaftstoreError, Rejected, StorageError, Unavailable
 from raftstore.node import handover, procedures
-from raftstore.node.answers import BEFORE_PROPOSAL, result_or_raise
+from raftstore.node.answers import result_or_raise
 from raftstore.node.audit import AuditTrail
+from raftstore.node.callers import Callers
 from raftstore.node.core import INCARNATION_BITS, Core
 from raftstore.node.dispatch import Dispatcher
 from raftstore.node.events import EventStream
@@ -27,16 +27,14 @@ from raftstore.node.link_adapter import CoreHandler, LinkAdapter, StickyHandler
 from raftstore.node.owned import Owned
 from raftstore.node.persistence import Persistence
 from raftstore.node.proposals import Answer, Pending
-from raftstore.node.read import Read
-from raftstore.node.replica import LATE_COMMIT
-from raftstore.node.requests import Request, Requests
+from raftstore.node.requests import Requests
 from raftstore.node.sticky.keeper import Sticky
 from raftstore.node.surroundings import PRODUCTION, Surroundings
 from raftstore.ownership import Machine, MappedNode, SessionRecord, to_session
 from raftstore.ports import Clock
 from raftstore.transport.links import PeerLinks
 from raftstore.transport.ports import LinkHandler
-from raftstore.types import OpId, Reason, Session
+from raftstore.types import OpId, Reason
 
 log = logging.getLogger("raftstore.node")
 
@@ -54,19 +52,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-class Ticket:
-    """One caller's op on its way. `deliver` is called once with the answer, on the node's loop."""
-
-    __slots__ = ("answer", "deliver", "request", "seq")
-
-    def __init__(self, request: Request, deliver: Callable[[Answer], object] | None = None) -> None:
-        self.request = request
-        self.deliver = deliver
-        self.seq = 0
-        self.answer: Answer | None = None
-
-
-class Runtime:
+class Runtime(Callers):
     """A running node. Made by `Node`; methods run on the node's loop unless they say otherwise."""
 
     def __init__(
@@ -79,19 +65,13 @@ class Runtime:
         dispatcher: Dispatcher,
         surroundings: Surroundings = PRODUCTION,
     ) -> None:
-        self.config = config
-        self.node_id = node_id
+        super().__init__(config, node_id, surroundings.random_bits(INCARNATION_BITS) | 1)
         self._around = surroundings
-        self.incarnation = surroundings.random_bits(INCARNATION_BITS) | 1
         self.clock = clock
         self.requests = Requests(config)
         self.security_events: deque[dict[str, Any]] = deque(maxlen=SECURITY_EVENTS_MAX)
-        self.counters: Counter[str] = Counter()
-        self._counting = threading.Lock()  # of refusals: callers' threads give some of them
         self.failed: tuple[str, str] | None = None
-        self.is_open = False
         self.drain_job: procedures.Drain | None = None
-        self.sticky: Sticky | None = None
         self.answers_ready: Callable[[], None] = lambda: None  # an entry was applied: its answers can go to callers
         self._insecure = insecure
         self._dispatcher = dispatcher
@@ -236,120 +216,6 @@ class Runtime:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, lambda: self.audit.close(STOP_STEP_MS / 1000))
         await self.persistence.close()
-
-    # --- ops -------------------------------------------------------------------------------------------------------
-    @property
-    def machine(self) -> Machine:
-        return self.core.replica.machine
-
-    def op_id(self, ticket: Ticket) -> OpId:
-        return OpId(self.node_id, self.incarnation, ticket.seq)
-
-    def end_of_inputs(self) -> None:
-        """Callers' ops that came together have all been submitted."""
-        if self.is_open:
-            self.core.end_of_inputs()
-
-    @property
-    def known_refusal(self) -> tuple[Reason, str] | None:
-        """What every op would be refused with, as one before it has found; None when one has to ask. Any thread."""
-        return self.core.known_refusal if self.sticky is None else None
-
-    def count_refusal(self, reason: Reason) -> None:
-        """An op was refused here before any proposal. Any thread."""
-        with self._counting:
-            self.counters[f"refused:{reason}"] += 1
-
-    def submit(self, ticket: Ticket) -> None:
-        """Propose a caller's op, or answer why not. Never raises."""
-        request = ticket.request
-
-        def answered(answer: Answer) -> None:
-            if self.sticky is not None and answer.reason is Reason.OWNERSHIP_CONFLICT and request.session_id:
-                answer = answer._replace(owner=self.sticky.gate.owner(request.session_id))
-            ticket.answer = answer
-            if ticket.deliver is not None:
-                ticket.deliver(answer)
-
-        if self.sticky is not None and request.session_id is not None:
-            elsewhere = self.sticky.refusal(request.session_id)
-            if elsewhere is not None:
-                self.count_refusal(elsewhere.reason)
-                answered(Answer(True, elsewhere.reason, detail=elsewhere.detail, owner=elsewhere.owner))
-                return
-        refusal = self.core.why_not_taken()
-        if refusal is not None:  # told, not raised: without a majority every caller comes here at once
-            self.count_refusal(refusal.reason)
-            answered(Answer(True, refusal.reason, detail=refusal.detail))
-            return
-        ticket.seq = self.core.submit(
-            request.kind,
-            request.session_id,
-            request.build,
-            answered,
-            timeout_ms=request.timeout_ms,
-            binds=request.binds,
-            gives_up=request.gives_up,
-        )
-
-    async def execute(self, request: Request, *, begun: bool = False) -> Session | None:
-        """One op of the node's own procedures, also while it refuses callers' ops because it stops.
-
-        `begun`: an earlier step has had its effect, so this one is proposed in any case; what would be a refusal before
-        a proposal is then OutcomeUnknown, because the whole did happen in part.
-        """
-        future: asyncio.Future[Answer] = self._loop.create_future()
-
-        def deliver(answer: Answer) -> None:
-            if not future.done():
-                future.set_result(answer)
-
-        ticket = Ticket(request, deliver)
-        if (begun or self.core.is_stopping) and self.core.stopped is None:
-            ticket.seq = self.core.submit_own(
-                request.kind,
-                request.session_id,
-                request.build,
-                deliver,
-                timeout_ms=request.timeout_ms,
-                gives_up=request.gives_up,
-            )
-        else:
-            self.submit(ticket)
-        answer = await future
-        if begun and answer.decided and answer.reason in BEFORE_PROPOSAL:
-            raise OutcomeUnknown(self.op_id(ticket), answer.reason)
-        return result_or_raise(answer, self.op_id(ticket))
-
-    def caller_left(self, ticket: Ticket) -> None:
-        """The caller was cancelled: it will never be told, so a binding that commits for it is not owned."""
-        ticket.deliver = None
-        if ticket.answer is None:
-            self.core.proposals.give_up(ticket.seq)
-        elif ticket.request.binds and ticket.answer.decided and ticket.answer.reason is None:
-            record = ticket.answer.record
-            if self.core.owned.strike(record.session_id) and self.machine.sessions.get(record.session_id) != record:
-                self.fenced([(record.session_id, record.epoch)], LATE_COMMIT)  # of a later caller, who must hear of it
-            self._late(OpId(self.node_id, self.incarnation, ticket.seq), record)
-
-    def read(
-        self,
-        session_id: str,
-        linearizable: bool,
-        timeout_ms: int | None,
-        deliver: Callable[[RaftstoreError | None], object],
-    ) -> None:
-        """Deliver None once this replica may be read about the session, or why not."""
-        elsewhere = None if self.sticky is None else self.sticky.refusal(session_id)
-        if elsewhere is not None and elsewhere.reason is Reason.OWNERSHIP_CONFLICT:
-            deliver(Rejected(elsewhere.reason, owner=elsewhere.owner, detail=elsewhere.detail))
-        elif elsewhere is not None:
-            deliver(Unavailable(elsewhere.reason, elsewhere.detail))
-        elif linearizable:
-            timeout = self.config.timing.op_timeout_ms if timeout_ms is None else timeout_ms
-            Read(self.core, self._loop, deliver, timeout).ask()
-        else:
-            deliver(None)
 
     # --- steering --------------------------------------------------------------------------------------------------
     def is_node_live(self, node_id: str) -> bool:

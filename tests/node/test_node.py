@@ -14,9 +14,10 @@ from virtual_cluster import BINDING
 from raftstore.config import ClusterConfig
 from raftstore.errors import InvalidArgument, OutcomeUnknown, Rejected, StorageError, Unavailable
 from raftstore.node.blocking import BlockingNode
+from raftstore.node.callers import Ticket
 from raftstore.node.node import Node
 from raftstore.node.persistence import Persistence
-from raftstore.node.runtime import Runtime, Ticket
+from raftstore.node.runtime import Runtime
 from raftstore.node.surroundings import Surroundings
 from raftstore.storage.disk import OsDisk
 from raftstore.types import OpId, Reason, Session, SessionState
