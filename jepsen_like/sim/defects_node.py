@@ -194,4 +194,4 @@ NODE_MUTANTS: dict[str, Mutant] = {
 def _lose_patience(self: Any, now: int) -> None:
     """Who runs out of patience is told that it never happened."""
     for pending, answer in self.proposals.out_of_patience(now, self.replica.machine.clock_ms):
-        self.replica.finish(pending, answer._replace(decided=True, reason=Reason.REQUEST_EXPIRED))
+        self.replica.finish(pending, answer._replace(decided=True, reason=Reason.REQUEST_EXPIRED), now)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from jepsen_like.sim.defects import Mutant, attribute, replaced, several
+from raftstore.node.proposals import Request
 from raftstore.node.sticky.gate import Gate
-from raftstore.node.sticky.giver import Giver, _Step, is_away
+from raftstore.node.sticky.giver import Giver, is_away
 from raftstore.node.sticky.keeper import Sticky
 from raftstore.node.sticky.messages import BATCH_MAX
 from raftstore.node.sticky.taker import Taker
@@ -46,7 +47,7 @@ def _takes_back(original: Any) -> Any:
         if not is_away(record, self._log.node_id) or record.owner == target:
             return original(self, record, target)
         sid, version, epoch = record.session_id, record.state_version, self._epoch()
-        return _Step("reclaim", lambda seq, d: commands.reclaim(seq, d, sid, version, epoch))
+        return Request("reclaim", sid, lambda seq, d: commands.reclaim(seq, d, sid, version, epoch))
 
     return next_step
 

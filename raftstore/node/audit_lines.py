@@ -132,8 +132,10 @@ def _rows(events: Sequence[Event]) -> list[tuple[Any, ...]]:
     spelled_ms, time_text = None, ""
     spelled_incarnation, incarnation_text = -1, ""
     for event in events:
-        number, index, at_ms, wall_ms, kind, session_id, node, op, incarnation = event[:9]
-        seq, from_state, to_state, owner, epoch, version, reason, detail = event[9:]
+        (
+            number, index, at_ms, wall_ms, kind, session_id, node, op, incarnation, seq, from_state, to_state, owner,
+            epoch, version, reason, detail,
+        ) = event  # fmt: skip
         if wall_ms != spelled_ms:  # the events of one batch share their time
             spelled_ms, time_text = wall_ms, time_of(wall_ms)
         if incarnation != spelled_incarnation:  # those of one group their process

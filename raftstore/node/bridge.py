@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import InvalidStateError
+from functools import partial
 from typing import Any, TypeVar
 
 from raftstore.errors import Unavailable
@@ -97,10 +98,10 @@ class Bridge:
         self._outlets: dict[asyncio.AbstractEventLoop, Outlet] = {}
         self._waiting: dict[asyncio.Future[Any], Any] = {}  # of callers, with what they hear if the loop ends first
         self._running: set[ThreadFuture[Any]] = set()  # coroutines that somebody waits for
-        self._thread: threading.Thread | None = None
+        self._node_thread: threading.Thread | None = None
         if thread_name is not None:
-            self._thread = threading.Thread(target=loop.run_forever, name=thread_name, daemon=True)
-            self._thread.start()
+            self._node_thread = threading.Thread(target=loop.run_forever, name=thread_name, daemon=True)
+            self._node_thread.start()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the node's loop and wait for it here. Unavailable when that loop ends before it."""
@@ -123,11 +124,11 @@ class Bridge:
         self._waiting[future] = if_it_ends  # before anything is posted: the loop may end at once
         try:
             if loop is self.loop:
-                begin(lambda answer: _answer(future, answer))
+                begin(partial(_answer, future))
             else:
                 outlet = self.outlet_to(loop)
                 try:
-                    self.inbox.post(lambda: begin(lambda answer: outlet.answer(future, answer)))
+                    self.inbox.post(partial(begin, partial(outlet.answer, future)))
                 except RuntimeError:
                     return if_it_ends
             return await future
@@ -175,7 +176,7 @@ class Bridge:
 
     async def close(self) -> None:
         """End the node's thread, if it has one. Its loop can then no longer be used, and nobody waits for it."""
-        thread, self._thread = self._thread, None
+        thread, self._node_thread = self._node_thread, None
         if thread is None:
             return
         self.loop.call_soon_threadsafe(self.loop.stop)

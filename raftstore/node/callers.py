@@ -12,30 +12,18 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from raftstore.config import ClusterConfig
 from raftstore.errors import OutcomeUnknown, RaftstoreError, Rejected, Unavailable
 from raftstore.node.answers import BEFORE_PROPOSAL, result_or_raise
 from raftstore.node.core import Core
-from raftstore.node.proposals import Answer
+from raftstore.node.proposals import Answer, Request, Ticket
 from raftstore.node.read import Read
 from raftstore.node.replica import LATE_COMMIT
-from raftstore.node.requests import Request
 from raftstore.node.sticky.keeper import Sticky
 from raftstore.ownership import Machine, SessionRecord
 from raftstore.types import OpId, Reason, Session
-
-
-class Ticket:
-    """One caller's op on its way. `deliver` is called once with the answer, on the node's loop."""
-
-    __slots__ = ("answer", "deliver", "request", "seq")
-
-    def __init__(self, request: Request, deliver: Callable[[Answer], object] | None = None) -> None:
-        self.request = request
-        self.deliver = deliver
-        self.seq = 0
-        self.answer: Answer | None = None
 
 
 class Callers(ABC):
@@ -81,17 +69,15 @@ class Callers(ABC):
         with self._counting:
             self.counters[f"refused:{reason}"] += 1
 
+    def begin(self, ticket: Ticket, deliver: Callable[[Answer], object]) -> None:
+        """Submit a caller's op; `deliver` is called once with the answer, on the node's loop."""
+        ticket.deliver = deliver
+        self.submit(ticket)
+
     def submit(self, ticket: Ticket) -> None:
         """Propose a caller's op, or answer why not. Never raises."""
         request = ticket.request
-
-        def answered(answer: Answer) -> None:
-            if self.sticky is not None and answer.reason is Reason.OWNERSHIP_CONFLICT and request.session_id:
-                answer = answer._replace(owner=self.sticky.gate.owner(request.session_id))
-            ticket.answer = answer
-            if ticket.deliver is not None:
-                ticket.deliver(answer)
-
+        answered = ticket.answered if self.sticky is None else partial(self._answered, self.sticky, ticket)
         if self.sticky is not None and request.session_id is not None:
             elsewhere = self.sticky.refusal(request.session_id)
             if elsewhere is not None:
@@ -103,15 +89,14 @@ class Callers(ABC):
             self.count_refusal(refusal.reason)
             answered(Answer(True, refusal.reason, detail=refusal.detail))
             return
-        ticket.seq = self.core.submit(
-            request.kind,
-            request.session_id,
-            request.build,
-            answered,
-            timeout_ms=request.timeout_ms,
-            binds=request.binds,
-            gives_up=request.gives_up,
-        )
+        ticket.seq = self.core.submit(request, answered)
+
+    @staticmethod
+    def _answered(sticky: Sticky, ticket: Ticket, answer: Answer) -> None:
+        session_id = ticket.request.session_id
+        if answer.reason is Reason.OWNERSHIP_CONFLICT and session_id:
+            answer = answer._replace(owner=sticky.gate.owner(session_id))
+        ticket.answered(answer)
 
     async def execute(self, request: Request, *, begun: bool = False) -> Session | None:
         """One op of the node's own procedures, also while it refuses callers' ops because it stops.
@@ -125,18 +110,11 @@ class Callers(ABC):
             if not future.done():
                 future.set_result(answer)
 
-        ticket = Ticket(request, deliver)
+        ticket = Ticket(request)
         if (begun or self.core.is_stopping) and self.core.stopped is None:
-            ticket.seq = self.core.submit_own(
-                request.kind,
-                request.session_id,
-                request.build,
-                deliver,
-                timeout_ms=request.timeout_ms,
-                gives_up=request.gives_up,
-            )
+            ticket.seq = self.core.submit(request, deliver)
         else:
-            self.submit(ticket)
+            self.begin(ticket, deliver)
         answer = await future
         if begun and answer.decided and answer.reason in BEFORE_PROPOSAL:
             raise OutcomeUnknown(self.op_id(ticket), answer.reason)

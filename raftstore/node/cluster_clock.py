@@ -37,9 +37,13 @@ class ClusterClock:
 
     def now_ms(self) -> int:
         """Cluster time as far as this node can tell: never ahead of the truth."""
+        return self.at_ms(self._clock.now_ns())
+
+    def at_ms(self, now_ns: int) -> int:
+        """The same for a local time that has just been read."""
         if self._anchor_ns is None:
             return self._anchor_ms
-        return self._anchor_ms + (self._clock.now_ns() - self._anchor_ns) // 1_000_000
+        return self._anchor_ms + (now_ns - self._anchor_ns) // 1_000_000
 
     def resume_jump_ms(self, last_wall_ms: int, clock_resume_max_ms: int) -> tuple[int, str | None]:
         """How far cluster time may jump after a stop of the whole cluster, and what to tell people about it.

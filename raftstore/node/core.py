@@ -23,7 +23,7 @@ from raftstore.node.lease import LeaseKeeper
 from raftstore.node.owned import Owned
 from raftstore.node.peer_messages import is_node_message
 from raftstore.node.ports import CoreObserver, Links
-from raftstore.node.proposals import Answer, Callback, Pending, Proposals
+from raftstore.node.proposals import Answer, Build, Callback, Proposals, Request
 from raftstore.node.raft_timing import raft_timing
 from raftstore.node.read_requests import ReadRequests, Waiter
 from raftstore.node.replica import Replica, ReplicaDiverged
@@ -47,8 +47,6 @@ GROUPS_IN_FLIGHT_MAX = 4
 INCARNATION_BITS = 62
 
 FATAL = (InvariantViolation, ReplicaDiverged, StorageError)  # this node must not go on
-
-Build = Callable[[int, int], bytes]  # (seq, deadline_ms) -> packed op
 
 
 class Core:
@@ -112,6 +110,7 @@ class Core:
             snapshots=snapshots,
             apply=self.replica.apply,
             timing=raft_timing(config),
+            before_applying=self._send_ahead,
             cluster_ms=self.cluster_clock.witnessed_ms,
             learner=learner,
         )
@@ -149,9 +148,7 @@ class Core:
             group_ops_max=config.limits.batch_ops_max,
             group_bytes_max=config.limits.entry_bytes_max // 2,
         )
-        self.late = LateBindings(
-            self.replica, lambda sid, build, callback: self._submit("detach", sid, build, callback, gives_up=True)
-        )
+        self.late = LateBindings(self.replica, self.submit)
         self._peer_hellos: dict[str, bool] = {}  # connected peers, and whether their hello said they are fresh
         self._step_asked = False
         self._timer = StepTimer(loop, clock, self._step)
@@ -266,10 +263,19 @@ class Core:
             self.leader.propose()
             self.courier.forward()
         self.courier.ask_reads()
-        self.outbox.release()
-        self._links.flush()
+        self._send_out()
         self._lose_patience(now)
         self._set_timer()
+
+    def _send_out(self) -> None:
+        self.outbox.release()
+        self._links.flush()
+
+    def _send_ahead(self) -> None:
+        """Entries are about to be applied here, which takes a while: disk and peers go on meanwhile."""
+        if self.outbox.has_work:
+            self.raft.suspend_read_lease()
+            self._send_out()
 
     def _set_timer(self) -> None:
         due = min(self.raft.next_deadline_ns(), self._tick_due_ns)
@@ -292,7 +298,7 @@ class Core:
         if raft.has_quorum and self.lease.is_held:
             self.late.tick()
         for pending in self.proposals.decide_unknown(self.replica.machine.clock_ms):
-            self.replica.finish(pending, Answer(True, Reason.REQUEST_EXPIRED), waits=False)
+            self.replica.finish(pending, Answer(True, Reason.REQUEST_EXPIRED), now, waits=False)
         if raft.role == LEADER and now >= self._heads_due_ns:
             self._heads_due_ns = now + HEADS_EVERY_NS
             self.courier.send_heads()
@@ -300,7 +306,7 @@ class Core:
 
     def _lose_patience(self, now: int) -> None:
         for pending, answer in self.proposals.out_of_patience(now, self.replica.machine.clock_ms):
-            self.replica.finish(pending, answer)
+            self.replica.finish(pending, answer, now)
 
     # --- callers -------------------------------------------------------------------------------------------------
     def why_refused(self) -> Unavailable | None:
@@ -319,70 +325,24 @@ class Core:
             self.known_refusal = (refusal.reason, refusal.detail)
         return refusal
 
-    @staticmethod
-    def _refuse_if(refusal: Unavailable | None) -> None:
-        """Raise it, if there is one. The name goes first: else its traceback led back to it, work for the collector."""
-        if refusal is not None:
-            try:
-                raise refusal
-            finally:
-                del refusal
+    def submit(self, request: Request, callback: Callback | None) -> int:
+        """Propose an op; `callback` is called once. Its number.
 
-    def submit(
-        self,
-        kind: str,
-        session_id: str | None,
-        build: Build,
-        callback: Callback,
-        *,
-        timeout_ms: int | None = None,
-        binds: bool = False,
-        gives_up: bool = False,
-    ) -> int:
-        """Propose an op; `callback` is called once. Its number. Unavailable when it is refused before that."""
-        self._refuse_if(self.why_not_taken())
-        return self._submit(kind, session_id, build, callback, timeout_ms, binds, gives_up).seq
-
-    def _submit(
-        self,
-        kind: str,
-        session_id: str | None,
-        build: Build,
-        callback: Callback | None,
-        timeout_ms: int | None = None,
-        binds: bool = False,
-        gives_up: bool = False,
-    ) -> Pending:
-        timeout = self.config.timing.op_timeout_ms if timeout_ms is None else timeout_ms
+        Of callers only what `why_not_taken` lets pass. The node's own procedures go on while callers are refused.
+        """
+        timeout = self.config.timing.op_timeout_ms if request.timeout_ms is None else request.timeout_ms
         now = self.clock.now_ns()
-        if gives_up and session_id is not None:
-            self.owned.begin_giving_up(session_id)
+        if request.gives_up and request.session_id is not None:
+            self.owned.begin_giving_up(request.session_id)
         pending = self.proposals.submit(
-            build,
-            kind=kind,
-            session_id=session_id,
-            deadline_ms=self.cluster_clock.now_ms() + timeout,
+            request,
+            callback,
+            deadline_ms=self.cluster_clock.at_ms(now) + timeout,
             patience_ns=now + (timeout + PATIENCE_GRACE_MS) * 1_000_000,
             begun_ns=now,
-            callback=callback,
-            binds=binds,
-            gives_up=gives_up,
         )
         self.ask_step()
-        return pending
-
-    def submit_own(
-        self,
-        kind: str,
-        session_id: str | None,
-        build: Build,
-        callback: Callback | None,
-        *,
-        timeout_ms: int | None = None,
-        gives_up: bool = False,
-    ) -> int:
-        """An op of the node's own procedures, also while it refuses those of callers."""
-        return self._submit(kind, session_id, build, callback, timeout_ms, gives_up=gives_up).seq
+        return pending.seq
 
     def _submit_internal(self, kind: str, callback: Callback) -> None:
         """An op of the node itself: beside the callers' bound, since one of each kind is under way at most."""
@@ -392,7 +352,7 @@ class Core:
             "configure": lambda seq, deadline_ms: configure(seq, deadline_ms, self.config.machine_params()),
             "sweep": lambda seq, deadline_ms: sweep(seq, deadline_ms, self.leader.sweep),
         }
-        self._submit(kind, None, builders[kind], callback)
+        self.submit(Request(kind, None, builders[kind]), callback)
 
     def may_read_now(self) -> bool:
         """Whether reading this replica is linearizable at this instant, without asking anybody. Any thread."""
@@ -400,7 +360,12 @@ class Core:
 
     def read(self, waiter: Waiter) -> None:
         """Call `waiter(True)` once reading this replica is linearizable, or `waiter(False)`. Unavailable at once."""
-        self._refuse_if(self._admission.why_unread())
+        refusal = self._admission.why_unread()
+        if refusal is not None:
+            try:
+                raise refusal
+            finally:
+                del refusal  # else its traceback led back to it, work for the garbage collector
         self.reads.add(waiter)
         self.ask_step()
 

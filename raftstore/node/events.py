@@ -30,11 +30,9 @@ class EventStream:
         one event of its own, "AuditGap".
         """
         while True:
-            recent = replica.recent_events
-            oldest = recent[0][0] if recent else 0  # its number: they are dense
-            if recent and oldest <= after + 1:
-                first = max(0, after + 1 - oldest)
-                found = [event_as_dict(event) for event in islice(recent, first, first + EVENTS_AT_ONCE_MAX)]
+            recent = replica.recent_events.after(after, EVENTS_AT_ONCE_MAX)
+            if recent is not None:
+                found = [event_as_dict(event) for event in recent]
             elif max(replica.machine.event_seq, audit.durable_number) > after:
                 found = await self._loop.run_in_executor(
                     None, lambda: list(islice(audit.read(after), EVENTS_AT_ONCE_MAX))

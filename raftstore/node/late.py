@@ -8,9 +8,8 @@ lapsed. Nothing depends on it but tidiness: the session is not owned here, whate
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
-from raftstore.node.proposals import Answer, Callback
+from raftstore.node.proposals import Answer, Callback, Request
 from raftstore.node.replica import LATE_COMMIT, Replica
 from raftstore.ownership import SessionRecord
 from raftstore.ownership.commands import detach
@@ -19,16 +18,10 @@ LATE_BINDINGS_MAX = 65_536  # beyond it a binding stays as it is: bound, and not
 TRIES_AT_ONCE_MAX = 256  # per tick, beside callers' ops
 
 
-class SubmitDetach(Protocol):
-    """Propose that a session be detached; `callback` is called once."""
-
-    def __call__(self, session_id: str, build: Callable[[int, int], bytes], callback: Callback) -> object: ...
-
-
 class LateBindings:
     """What is still to be detached. The node's loop is its only user."""
 
-    def __init__(self, replica: Replica, submit: SubmitDetach) -> None:
+    def __init__(self, replica: Replica, submit: Callable[[Request, Callback], object]) -> None:
         self._replica = replica
         self._submit = submit
         self._records: dict[str, SessionRecord] = {}
@@ -67,4 +60,10 @@ class LateBindings:
             self._under_way.discard(session_id)
 
         self._under_way.add(session_id)
-        self._submit(session_id, lambda seq, end: detach(seq, end, session_id, version, LATE_COMMIT), answered)
+        request = Request(
+            "detach",
+            session_id,
+            lambda seq, deadline: detach(seq, deadline, session_id, version, LATE_COMMIT),
+            gives_up=True,
+        )
+        self._submit(request, answered)

@@ -18,13 +18,12 @@ from raftstore.errors import InvalidArgument, Unavailable
 from raftstore.node import procedures, status
 from raftstore.node.answers import session_or_raise
 from raftstore.node.bridge import Bridge
-from raftstore.node.callers import Ticket
 from raftstore.node.dispatch import AssignedCallback, Dispatcher, FencedCallback, LateCommitCallback
-from raftstore.node.proposals import Answer
-from raftstore.node.requests import MIGRATION, Request, Requests
+from raftstore.node.proposals import Answer, Request, Ticket
+from raftstore.node.requests import MIGRATION, Requests
 from raftstore.node.runtime import Runtime, new_event_loop
 from raftstore.node.surroundings import PRODUCTION, Surroundings
-from raftstore.ownership import MappedNode, validate_session_id
+from raftstore.ownership import MappedNode, to_session, validate_session_id
 from raftstore.ports import Clock, SystemClock
 from raftstore.routing import Mapping as NodeMapping
 from raftstore.types import Binding, OpId, Reason, Session, SessionState
@@ -148,16 +147,13 @@ class Node:
             await asyncio.sleep(0)  # nor the caller's, if it asks again without end
             raise Unavailable(*refusal)
         ticket = Ticket(request)
-
-        def begin(deliver: Callable[[Answer], object]) -> None:
-            ticket.deliver = deliver
-            runtime.submit(ticket)
-
         try:
-            answer = await bridge.ask(begin, STOPPED_BEFORE_ANSWER)
+            answer = await bridge.ask(functools.partial(runtime.begin, ticket), STOPPED_BEFORE_ANSWER)
         except asyncio.CancelledError:
             bridge.inbox.post(lambda: runtime.caller_left(ticket))
             raise
+        if answer.decided and answer.reason is None:
+            return to_session(answer.record)
         return session_or_raise(answer, runtime.op_id(ticket))
 
     async def create(

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from raftstore.errors import RaftstoreError, Rejected, Unavailable
-from raftstore.node.requests import DRAIN, MIGRATION, Request, Requests
+from raftstore.node.proposals import Request
+from raftstore.node.requests import DRAIN, MIGRATION, Requests
 from raftstore.ownership import Machine, MappedNode, SessionRecord
 from raftstore.types import Reason, Session, SessionState
 

@@ -15,8 +15,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from raftstore.types import Reason
 
@@ -38,25 +37,83 @@ class Answer(NamedTuple):
     owner: str | None = None  # the node to ask instead
 
 
+_new: Final = tuple.__new__
+
+
+def committed_or_rejected(reason: Reason | None, record: Any, log_index: int) -> Answer:
+    """What the machine decided, as an Answer without the cost of its own constructor."""
+    return _new(Answer, (True, reason, record, log_index, "", None))
+
+
 Callback = Callable[[Answer], None]
+Build = Callable[[int, int], bytes]  # (seq, deadline_ms) -> packed op
 
 
-@dataclass(slots=True, eq=False)
+class Request:
+    """One op, ready to be numbered. (Not a dataclass: compiled, what that generates is not.)"""
+
+    __slots__ = ("binds", "build", "gives_up", "kind", "session_id", "timeout_ms")
+
+    def __init__(
+        self,
+        kind: str,
+        session_id: str | None,
+        build: Build,
+        timeout_ms: int | None = None,
+        *,
+        binds: bool = False,
+        gives_up: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.session_id = session_id
+        self.build = build
+        self.timeout_ms = timeout_ms  # None: that of the configuration
+        self.binds = binds  # makes this node act for the session when it commits
+        self.gives_up = gives_up  # ends this node's ownership when it commits
+
+
+class Ticket:
+    """What a caller holds of its op."""
+
+    __slots__ = ("answer", "deliver", "request", "seq")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.deliver: Callable[[Answer], object] | None = None  # None once the caller has left
+        self.seq = 0  # once it has been proposed
+        self.answer: Answer | None = None
+
+    def answered(self, answer: Answer) -> None:
+        """The one answer is known. On the node's loop."""
+        self.answer = answer
+        if self.deliver is not None:
+            self.deliver(answer)
+
+
 class Pending:
     """One op that is not decided yet. Deadline in cluster time, patience in local monotonic time."""
 
-    seq: int
-    op: bytes
-    kind: str
-    session_id: str | None
-    deadline_ms: int
-    patience_ns: int
-    begun_ns: int
-    callback: Callback | None
-    binds: bool = False  # makes this node act for the session when it commits
-    gives_up: bool = False  # ends this node's ownership when it commits
-    group: _Group | None = None
-    proposed: bool = False  # it has left this queue at least once
+    __slots__ = ("begun_ns", "callback", "deadline_ms", "group", "op", "patience_ns", "proposed", "request", "seq")
+
+    def __init__(
+        self,
+        seq: int,
+        op: bytes,
+        request: Request,
+        callback: Callback | None,
+        deadline_ms: int,
+        patience_ns: int,
+        begun_ns: int,
+    ) -> None:
+        self.seq = seq
+        self.op = op
+        self.request = request
+        self.callback = callback
+        self.deadline_ms = deadline_ms
+        self.patience_ns = patience_ns
+        self.begun_ns = begun_ns
+        self.group: _Group | None = None
+        self.proposed = False  # it has left this queue at least once
 
 
 class _Group:
@@ -101,23 +158,13 @@ class Proposals:
         return self._next_seq
 
     def submit(
-        self,
-        build: Callable[[int, int], bytes],
-        *,
-        kind: str,
-        session_id: str | None,
-        deadline_ms: int,
-        patience_ns: int,
-        begun_ns: int,
-        callback: Callback | None,
-        binds: bool = False,
-        gives_up: bool = False,
+        self, request: Request, callback: Callback | None, *, deadline_ms: int, patience_ns: int, begun_ns: int
     ) -> Pending:
-        """Take an op; `build(seq, deadline_ms)` packs it. The caller has checked `is_full`."""
+        """Take an op. The caller has checked `is_full`."""
         seq = self._next_seq
         self._next_seq += 1
-        op = build(seq, deadline_ms)
-        pending = Pending(seq, op, kind, session_id, deadline_ms, patience_ns, begun_ns, callback, binds, gives_up)
+        op = request.build(seq, deadline_ms)
+        pending = Pending(seq, op, request, callback, deadline_ms, patience_ns, begun_ns)
         self._pending[seq] = pending
         self._unsent.append(pending)
         heapq.heappush(self._patience, (patience_ns, seq))

@@ -11,20 +11,19 @@ this replica has not seen yet can move the session only after this process gave 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from raftstore.node.cluster_clock import ClusterClock
 from raftstore.node.histogram import Histogram
 from raftstore.node.owned import Owned
-from raftstore.node.proposals import Answer, Pending, Proposals
-from raftstore.ownership import REASONS, Applied, DueIndex, Machine, SessionRecord
+from raftstore.node.proposals import Answer, Pending, Proposals, committed_or_rejected
+from raftstore.node.recent_events import RecentEvents
+from raftstore.ownership import ATTACHED, FROZEN, REASONS, Applied, DueIndex, Machine, SessionRecord
 from raftstore.ports import Clock
-from raftstore.types import SessionState
 
 HEADS_REMEMBERED_MAX = 4_096  # chain heads of the newest entries, to compare with the leader's
-RECENT_EVENTS_MAX = 4_096  # audit events kept in memory for followers of the stream; older ones come from the files
 
 STAMP_GRAIN_NS = 1_000_000  # a stamp is a whole millisecond, so the machine may count from up to one before it
 NO_LEASE = (0, 0)
@@ -80,7 +79,7 @@ class Replica:
         self.machine = machine
         self.due = DueIndex(machine)
         self.is_joined = False
-        self.recent_events: deque[tuple[Any, ...]] = deque(maxlen=RECENT_EVENTS_MAX)
+        self.recent_events = RecentEvents()
         self.outcomes: dict[tuple[str, str], int] = {}  # (op kind, "committed" or reason): how often
         self.commit_latency = Histogram()  # from an op's submission to its answer, whatever it is
         self.may_own: Callable[[str], bool] = lambda _: True  # the sticky strategy asks its mappings
@@ -107,11 +106,12 @@ class Replica:
         after = self._lease_params()
         self._lease_terms = after if before == after else NO_LEASE
         self._take_anchor(applied)
+        now_ns = self._local_clock.now_ns()
         for node_id, incarnation, results in applied.groups:
             if node_id == self.node_id and incarnation == self.incarnation:
                 self._clock.is_live = True
                 for seq, (code, record) in results:
-                    self._settle(seq, Answer(True, REASONS[code], record, index))
+                    self._settle(seq, committed_or_rejected(REASONS[code], record, index), now_ns)
         lost: dict[str, list[tuple[str, int]]] = {}
         for record in applied.changed:
             if record.owner == self.node_id or record.owned_since == index:  # else it was not owned here before, either
@@ -122,7 +122,7 @@ class Replica:
             self._note_nodes()
         self.due.note(applied.due_earlier)
         self._note_head(index, applied.head)
-        self.recent_events.extend(applied.events)
+        self.recent_events.add(first_event, len(applied.events), applied.events_packed)
         self._observer.audited(index, first_event, applied.events, applied.head)
 
     def _take_anchor(self, applied: Applied) -> None:
@@ -148,56 +148,58 @@ class Replica:
         return max(0, ttl_ms * (1_000_000 - drift_ppm) - STAMP_GRAIN_NS)
 
     # --- answers -------------------------------------------------------------------------------------------
-    def _settle(self, seq: int, answer: Answer) -> None:
+    def _settle(self, seq: int, answer: Answer, now_ns: int) -> None:
         pending, waits = self._proposals.settle(seq, answer)
         if pending is None:
             return  # sent twice, and answered before
-        self._take_effect(pending, answer, waits)
-        self.finish(pending, answer, waits)
+        self._take_effect(pending, answer, waits, now_ns)
+        self.finish(pending, answer, now_ns, waits)
 
-    def _take_effect(self, pending: Pending, answer: Answer, waits: bool) -> None:
+    def _take_effect(self, pending: Pending, answer: Answer, waits: bool, now_ns: int) -> None:
         record = answer.record
         if answer.reason is not None or record is None:
             return
-        if pending.kind == "renew":
-            self._owned.renew(record.session_id, record.epoch, self._expires_ns(record))
-        elif pending.binds and record.state == SessionState.ATTACHED:
+        if pending.request.kind == "renew":
+            self._owned.renew(record.session_id, record.epoch, self._expires_ns(record, now_ns))
+        elif pending.request.binds and record.state == ATTACHED:
             if waits:
-                self._grant(record)
+                self._grant(record, now_ns)
             else:
                 if self._owned.strike(record.session_id):  # by an earlier binding, which this one has replaced
                     self._observer.fenced([(record.session_id, record.epoch)], LATE_COMMIT)
                 self._observer.committed_late(pending, record)
 
-    def _grant(self, record: SessionRecord) -> None:
+    def _grant(self, record: SessionRecord, now_ns: int) -> None:
         """Owned from now on, unless it is clear by now that this node must not act for it."""
         if not self.may_own(record.session_id):
             self._owned.strike(record.session_id)  # by an earlier binding
             self._observer.fenced([(record.session_id, record.epoch)], MAPPING_MISMATCH)
-        elif not self._owned.grant(record.session_id, record.epoch, self._expires_ns(record)):
+        elif not self._owned.grant(record.session_id, record.epoch, self._expires_ns(record, now_ns)):
             self._observer.fenced([(record.session_id, record.epoch)], GIVEN_UP)
 
-    def finish(self, pending: Pending, answer: Answer, waits: bool = True) -> None:
+    def finish(self, pending: Pending, answer: Answer, now_ns: int, waits: bool = True) -> None:
         """The fate of an op is known here, or its caller's patience has ended."""
-        if pending.gives_up and answer.decided and pending.session_id is not None:
-            self._owned.end_giving_up(pending.session_id)
+        request = pending.request
+        if request.gives_up and answer.decided and request.session_id is not None:
+            self._owned.end_giving_up(request.session_id)
         outcome = "committed" if answer.decided and answer.reason is None else str(answer.reason or "UNKNOWN")
-        self.outcomes[pending.kind, outcome] = self.outcomes.get((pending.kind, outcome), 0) + 1
+        self.outcomes[request.kind, outcome] = self.outcomes.get((request.kind, outcome), 0) + 1
         if waits:
-            self.commit_latency.observe_ns(self._local_clock.now_ns() - pending.begun_ns)
+            self.commit_latency.observe_ns(now_ns - pending.begun_ns)
             if pending.callback is not None:
                 pending.callback(answer)
 
-    def _expires_ns(self, record: SessionRecord) -> int:
+    def _expires_ns(self, record: SessionRecord, now_ns: int) -> int:
         """Local time at which the session's TTL ends, as far as this node can tell cluster time."""
-        return self._local_clock.now_ns() + (record.expires_at_ms - self._clock.now_ms()) * 1_000_000
+        return now_ns + (record.expires_at_ms - self._clock.at_ms(now_ns)) * 1_000_000
 
     def confirm(self, record: SessionRecord) -> bool:
         """The embedder confirms a late commit: owned after all, if nothing has changed since and nobody gives it up."""
         current = self.machine.sessions.get(record.session_id)
         if current != record or not self.may_own(record.session_id):
             return False
-        return self._owned.grant(record.session_id, record.epoch, self._expires_ns(record))
+        expires_ns = self._expires_ns(record, self._local_clock.now_ns())
+        return self._owned.grant(record.session_id, record.epoch, expires_ns)
 
     # --- ownership -----------------------------------------------------------------------------------------
     def _note_change(self, record: SessionRecord, lost: dict[str, list[tuple[str, int]]]) -> None:
@@ -208,11 +210,11 @@ class Replica:
         if self.machine.sessions.get(record.session_id) != record:
             return  # the same entry changed it again: what was granted by the later change stands
         if epoch is not None:
-            still = mine and record.state == SessionState.ATTACHED and record.owner_inc == self.incarnation
+            still = mine and record.state == ATTACHED and record.owner_inc == self.incarnation
             if not still or record.epoch != epoch:
                 self._owned.strike(record.session_id)
                 lost.setdefault(record.reason or "OWNER_CHANGED", []).append((record.session_id, epoch))
-        if mine and self.is_joined and record.state == SessionState.FROZEN and record.transferred:
+        if mine and self.is_joined and record.state == FROZEN and record.transferred:
             self._observer.assigned(record)
 
     def _note_nodes(self) -> None:
@@ -228,7 +230,7 @@ class Replica:
         self._hand_out()
 
     def _hand_out(self) -> None:
-        for record in self.machine.sessions.in_state(SessionState.FROZEN):
+        for record in self.machine.sessions.in_state(FROZEN):
             if record.owner == self.node_id and record.transferred:
                 self._observer.assigned(record)
 
@@ -285,21 +287,23 @@ class Replica:
         for seq in self._proposals.undecided():
             result = machine.result_of(self.node_id, self.incarnation, seq)
             if result is not None:
-                self._settle_covered(seq, Answer(True, REASONS[result[0]], result[1], machine.index))
+                answer = Answer(True, REASONS[result[0]], result[1], machine.index)
+                self._settle_covered(seq, answer, self._local_clock.now_ns())
         for pending in self._proposals.give_up_below(self._closed_below(machine)):
-            if pending.gives_up and pending.session_id is not None:
-                self._owned.end_giving_up(pending.session_id)
+            request = pending.request
+            if request.gives_up and request.session_id is not None:
+                self._owned.end_giving_up(request.session_id)
 
-    def _settle_covered(self, seq: int, answer: Answer) -> None:
+    def _settle_covered(self, seq: int, answer: Answer, now_ns: int) -> None:
         pending, waits = self._proposals.settle(seq, answer)
         if pending is None:
             return
         record = answer.record
         if record is None or self.machine.sessions.get(record.session_id) == record:
-            self._take_effect(pending, answer, waits)
-        elif pending.binds and waits and answer.reason is None:  # its caller hears "committed", and it is past
+            self._take_effect(pending, answer, waits, now_ns)
+        elif pending.request.binds and waits and answer.reason is None:  # its caller hears "committed", and it is past
             self._observer.fenced([(record.session_id, record.epoch)], SNAPSHOT_INSTALLED)
-        self.finish(pending, answer, waits)
+        self.finish(pending, answer, now_ns, waits)
 
     def _closed_below(self, machine: Machine) -> int:
         """Below this number no op of this process can be applied any more, by that state."""
@@ -314,6 +318,6 @@ class Replica:
             record is None
             or record.owner != self.node_id
             or record.owner_inc != self.incarnation
-            or record.state != SessionState.ATTACHED
+            or record.state != ATTACHED
             or record.epoch != epoch
         )

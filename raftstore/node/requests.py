@@ -7,25 +7,14 @@ this node act for the session, `gives_up` what ends that (`owns` is false from t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from raftstore.config import ClusterConfig
 from raftstore.errors import InvalidArgument
+from raftstore.node.proposals import Request
 from raftstore.ownership import commands as ops
 from raftstore.types import Binding
 
 DRAIN, MIGRATION = "DRAIN", "MIGRATION"
-
-
-class Request(NamedTuple):
-    """One op, ready to be numbered: `build(seq, deadline_ms)` gives its bytes."""
-
-    kind: str
-    session_id: str | None
-    build: Callable[[int, int], bytes]
-    timeout_ms: int | None
-    binds: bool = False
-    gives_up: bool = False
 
 
 class Requests:

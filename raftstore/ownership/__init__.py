@@ -41,12 +41,12 @@ from raftstore.ownership.commands import (
     validate_ttl_ms,
     validate_version,
 )
-from raftstore.ownership.events import Event, chain_next, event_as_dict, event_from_dict
+from raftstore.ownership.events import Event, chain_next, event_as_dict, event_from_dict, pack_events, unpack_events
 from raftstore.ownership.machine import Applied, Machine
 from raftstore.ownership.params import lease_length_ms
 from raftstore.ownership.placement import MappedNode, MappingRecord, Placement, read_mapping
 from raftstore.ownership.reading import NodeView, Page
-from raftstore.ownership.records import REASONS, NodeRecord, Result, SessionRecord, to_session
+from raftstore.ownership.records import ATTACHED, FROZEN, REASONS, NodeRecord, Result, SessionRecord, to_session
 from raftstore.ownership.restore import restore
 from raftstore.ownership.sessions import FrozenSessions
 from raftstore.ownership.shapes import is_mapping
@@ -56,6 +56,8 @@ from raftstore.ownership.sweep import DueIndex
 IS_COMPILED = not (_machine.__file__ or "").endswith(".py")  # docs/decisions/0014-compiled-modules.md
 
 __all__ = [
+    "ATTACHED",
+    "FROZEN",
     "IS_COMPILED",
     "OP_NAMES",
     "REASONS",
@@ -96,6 +98,7 @@ __all__ = [
     "join_batch",
     "lease_length_ms",
     "leave",
+    "pack_events",
     "pack_group",
     "read_mapping",
     "reattach",
@@ -110,6 +113,7 @@ __all__ = [
     "thaw",
     "to_session",
     "transfer",
+    "unpack_events",
     "validate_binding",
     "validate_node_id",
     "validate_nonce",

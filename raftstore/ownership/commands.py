@@ -12,31 +12,50 @@ extension types never occur in the form: whatever a decoder makes of them is ref
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
 from raftstore.errors import InvalidArgument
 from raftstore.types import Binding
 
-BATCH_FORMAT = 1
-NUMBER_MAX = 2**53 - 1  # versions and times: exact in every JSON reader
-SEQ_MAX = 2**63 - 1
-INCARNATION_MAX = 2**64 - 1
-ID_CHARS_MAX = 64  # session ids, node ids, reasons
-BINDING_FIELD_CHARS_MAX = 128
-SWEEP_MAX = 512  # candidates in one sweep op
-ARRAY_ITEMS_MAX = 131_072  # of any array inside an entry, so that a forged header cannot reserve memory
-PARAMS_MAX = 32  # key and value pairs in one configure op
+BATCH_FORMAT: Final = 1
+NUMBER_MAX: Final = 2**53 - 1  # versions and times: exact in every JSON reader
+SEQ_MAX: Final = 2**63 - 1
+INCARNATION_MAX: Final = 2**64 - 1
+ID_CHARS_MAX: Final = 64  # session ids, node ids, reasons
+BINDING_FIELD_CHARS_MAX: Final = 128
+SWEEP_MAX: Final = 512  # candidates in one sweep op
+ARRAY_ITEMS_MAX: Final = 131_072  # of any array inside an entry, so that a forged header cannot reserve memory
+PARAMS_MAX: Final = 32  # key and value pairs in one configure op
 
 # Kinds of ops. Part of the log format: never reuse a number.
-CONFIGURE, JOIN, RENEW_LEASE, DRAIN, LEAVE = 1, 2, 3, 4, 5
-CREATE, REATTACH, DETACH, RENEW, FREEZE, TRANSFER = 10, 11, 12, 13, 14, 15
-RESUME, THAW, FAILOVER, TERMINATE, SWEEP = 16, 17, 18, 19, 20
-ADOPT, CONFIRM, SETTLE, CLOSE = 30, 31, 32, 33  # of mappings; what follows is of one session again
-CREATE_MAPPED, ADMIT, FORGET, RECLAIM = 40, 41, 42, 43
+CONFIGURE: Final = 1
+JOIN: Final = 2
+RENEW_LEASE: Final = 3
+DRAIN: Final = 4
+LEAVE: Final = 5
+CREATE: Final = 10
+REATTACH: Final = 11
+DETACH: Final = 12
+RENEW: Final = 13
+FREEZE: Final = 14
+TRANSFER: Final = 15
+RESUME: Final = 16
+THAW: Final = 17
+FAILOVER: Final = 18
+TERMINATE: Final = 19
+SWEEP: Final = 20
+ADOPT: Final = 30  # of mappings; what follows is of one session again
+CONFIRM: Final = 31
+SETTLE: Final = 32
+CLOSE: Final = 33
+CREATE_MAPPED: Final = 40
+ADMIT: Final = 41
+FORGET: Final = 42
+RECLAIM: Final = 43
 
-OP_NAMES: dict[int, str] = {
+OP_NAMES: Final[dict[int, str]] = {
     CONFIGURE: "configure",
     JOIN: "join",
     RENEW_LEASE: "renew_lease",
@@ -63,13 +82,13 @@ OP_NAMES: dict[int, str] = {
     RECLAIM: "reclaim",
 }
 
-POLICIES = ("deny", "terminate")  # what becomes of the sessions of a lost owner
-FREEZE_REASONS = ("MIGRATION", "DRAIN", "MAPPING")
+POLICIES: Final = ("deny", "terminate")  # what becomes of the sessions of a lost owner
+FREEZE_REASONS: Final = ("MIGRATION", "DRAIN", "MAPPING")
 
 Wire = Sequence[str] | Binding | None  # a binding as [transport_id, proto, remote], or none
 
 # One packer for all small ops: a pack call of plain values runs in C from start to end under the interpreter lock.
-_pack: Callable[[object], bytes] = msgpack.Packer().pack
+_pack: Final[Callable[[object], bytes]] = msgpack.Packer().pack
 
 
 # -- validators for the API edge: nothing that they let through is malformed for the machine ---------------------
@@ -147,7 +166,7 @@ def validate_binding(value: object, field: str = "binding") -> Binding:
         limit = BINDING_FIELD_CHARS_MAX
         raise InvalidArgument(field, f"must be transport_id, proto and remote, each 1 to {limit} printable ASCII")
     assert isinstance(value, (list, tuple))
-    return Binding(*value)
+    return value if isinstance(value, Binding) else Binding(*value)
 
 
 def validate_policy(value: object, field: str = "policy") -> str | None:
@@ -363,7 +382,7 @@ class _Foreign:
     """Stands for a map or an extension value, which no valid op contains."""
 
 
-_FOREIGN = _Foreign()
+_FOREIGN: Final = _Foreign()
 
 
 def _foreign(*_: object) -> _Foreign:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -19,7 +19,7 @@ from raftstore.ownership.commands import INCARNATION_MAX, OP_NAMES
 from raftstore.ownership.records import STATE_NAMES
 
 # Kinds of events. Part of the audit format: never reuse a number.
-EVENT_NAMES = (
+EVENT_NAMES: Final = (
     "",
     "SessionCreated",
     "Reattached",
@@ -45,31 +45,29 @@ EVENT_NAMES = (
     "SessionAdmitted",
     "SessionHandedOver",
 )
-(
-    SESSION_CREATED,
-    REATTACHED,
-    DETACHED,
-    RENEWED,
-    FROZE,
-    OWNER_CHANGED,
-    RESUMED,
-    THAWED,
-    TERMINATED_EVENT,
-    EXPIRED,
-    REFUSED,
-    NODE_JOINED,
-    NODE_DRAINING_EVENT,
-    NODE_LEFT,
-    CONFIGURED,
-    CLOCK_RESUMED,
-    MALFORMED_BATCH,
-    MAPPING_ADOPTED,
-    MAPPING_CONFIRMED,
-    MAPPING_SETTLED,
-    MAPPING_CLOSED,
-    SESSION_ADMITTED,
-    SESSION_HANDED_OVER,
-) = range(1, len(EVENT_NAMES))
+SESSION_CREATED: Final = 1
+REATTACHED: Final = 2
+DETACHED: Final = 3
+RENEWED: Final = 4
+FROZE: Final = 5
+OWNER_CHANGED: Final = 6
+RESUMED: Final = 7
+THAWED: Final = 8
+TERMINATED_EVENT: Final = 9
+EXPIRED: Final = 10
+REFUSED: Final = 11
+NODE_JOINED: Final = 12
+NODE_DRAINING_EVENT: Final = 13
+NODE_LEFT: Final = 14
+CONFIGURED: Final = 15
+CLOCK_RESUMED: Final = 16
+MALFORMED_BATCH: Final = 17
+MAPPING_ADOPTED: Final = 18
+MAPPING_CONFIRMED: Final = 19
+MAPPING_SETTLED: Final = 20
+MAPPING_CLOSED: Final = 21
+SESSION_ADMITTED: Final = 22
+SESSION_HANDED_OVER: Final = 23
 
 FIELDS = (
     "number",  # 1, 2, 3 ... over the whole history
@@ -106,6 +104,12 @@ def pack_events(events: Sequence[Event]) -> bytes:
     """The bytes that the chain covers."""
     packed: bytes = msgpack.packb(events)
     return packed
+
+
+def unpack_events(packed: bytes) -> list[Event]:
+    """The events again."""
+    events: list[Event] = [tuple(fields) for fields in msgpack.unpackb(packed)]
+    return events
 
 
 def chain_next(head: bytes, index: int, events_packed: bytes) -> bytes:

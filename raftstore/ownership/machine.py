@@ -9,7 +9,7 @@ hash chain. (Design, sections 3 to 5; ownership model, sections 6 to 9.)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from raftstore.ownership import commands, events, nodes, placement, reading, snapshot
 from raftstore.ownership import records as r
@@ -26,7 +26,7 @@ from raftstore.types import Reason, Session, SessionState
 
 Handler = Callable[[Step, NodeRecord, Op], Result]
 
-HANDLERS: dict[int, Handler] = {
+HANDLERS: Final[dict[int, Handler]] = {
     commands.CONFIGURE: nodes.configure,
     commands.JOIN: nodes.join_again,
     commands.RENEW_LEASE: nodes.renew_lease,
@@ -44,8 +44,8 @@ HANDLERS: dict[int, Handler] = {
     commands.RECLAIM: placement.reclaim,
     **dict.fromkeys(TABLE, change),
 }
-_WITHOUT_LEASE = (commands.JOIN, commands.RENEW_LEASE)
-_MALFORMED: Result = (r.MALFORMED, None)
+_WITHOUT_LEASE: Final = (commands.JOIN, commands.RENEW_LEASE)
+_MALFORMED: Final[Result] = (r.MALFORMED, None)
 
 GroupResults = tuple[str, int, list[tuple[int, Result]]]
 

@@ -7,15 +7,19 @@ API shows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from raftstore.types import Binding, Reason, Session, SessionState
 
-ATTACHED, RECOVERING, FROZEN, TERMINATED = 1, 2, 3, 4  # SessionState, as the plain integers that records hold
-STATE_NAMES: tuple[str | None, ...] = (None, *(state.name for state in SessionState))
+ATTACHED: Final = 1  # SessionState, as the plain integers that records hold
+RECOVERING: Final = 2
+FROZEN: Final = 3
+TERMINATED: Final = 4
+_STATES: Final = {int(state): state for state in SessionState}  # an enum's own look-up takes longer than all the rest
+STATE_NAMES: Final[tuple[str | None, ...]] = (None, *(state.name for state in SessionState))
 
 # Result codes: a Result's first item is an index into this table. Part of the snapshot format: append only.
-REASONS: tuple[Reason | None, ...] = (
+REASONS: Final[tuple[Reason | None, ...]] = (
     None,
     Reason.OWNERSHIP_CONFLICT,
     Reason.VERSION_MISMATCH,
@@ -34,26 +38,27 @@ REASONS: tuple[Reason | None, ...] = (
     Reason.LIMIT_EXCEEDED,
     Reason.MALFORMED,
 )
-REASON_TEXTS: tuple[str | None, ...] = tuple(None if reason is None else reason.value for reason in REASONS)
-OK = 0
-(
-    OWNERSHIP_CONFLICT,
-    VERSION_MISMATCH,
-    SESSION_NOT_FOUND,
-    SESSION_EXISTS,
-    SESSION_EXPIRED,
-    SESSION_TERMINATED,
-    SESSION_FROZEN,
-    INVALID_TRANSITION,
-    REPLAY_DETECTED,
-    NODE_NOT_LIVE,
-    NODE_FENCED,
-    NODE_DRAINING,
-    OWNER_STILL_LIVE,
-    REQUEST_EXPIRED,
-    LIMIT_EXCEEDED,
-    MALFORMED,
-) = range(1, len(REASONS))
+REASON_TEXTS: Final[tuple[str | None, ...]] = tuple(None if reason is None else reason.value for reason in REASONS)
+OK: Final = 0
+OWNERSHIP_CONFLICT: Final = 1
+VERSION_MISMATCH: Final = 2
+SESSION_NOT_FOUND: Final = 3
+SESSION_EXISTS: Final = 4
+SESSION_EXPIRED: Final = 5
+SESSION_TERMINATED: Final = 6
+SESSION_FROZEN: Final = 7
+INVALID_TRANSITION: Final = 8
+REPLAY_DETECTED: Final = 9
+NODE_NOT_LIVE: Final = 10
+NODE_FENCED: Final = 11
+NODE_DRAINING: Final = 12
+OWNER_STILL_LIVE: Final = 13
+REQUEST_EXPIRED: Final = 14
+LIMIT_EXCEEDED: Final = 15
+MALFORMED: Final = 16
+
+
+_new: Final = tuple.__new__  # a NamedTuple without the cost of its own constructor
 
 
 class SessionRecord(NamedTuple):
@@ -77,6 +82,16 @@ class SessionRecord(NamedTuple):
     transferred: bool  # while FROZEN: the owner is the target already
     policy: str  # "deny" or "terminate": what becomes of it when its owner is lost
     owned_since: int  # index of the log entry that gave it its owner
+
+
+# A record whose numbers go on as the objects they are: compiled, a record's own are taken apart and made anew.
+Row = tuple[Any, ...]
+EPOCH_AT: Final = 3  # in a row
+VERSION_AT: Final = 4
+CREATED_AT: Final = 6
+EXPIRES_AT: Final = 7
+NONCE_AT: Final = 13
+OWNED_SINCE_AT: Final = 16
 
 
 class Mark(NamedTuple):
@@ -108,26 +123,23 @@ def join_binding(fields: list[str] | tuple[str, ...] | None) -> str | None:
 
 def to_binding(stored: str | None) -> Binding | None:
     """The public form of a stored binding."""
-    return None if stored is None else Binding(*stored.split("\n"))
+    return None if stored is None else _new(Binding, stored.split("\n"))
 
 
 def to_session(record: SessionRecord) -> Session:
     """The public form of a session record."""
-    return Session(
-        record.session_id,
-        SessionState(record.state),
-        record.owner,
-        record.epoch,
-        record.state_version,
-        to_binding(record.binding),
-        record.created_at_ms,
-        record.expires_at_ms,
-        record.reattach_by_ms,
-        record.freeze_by_ms,
-        record.target,
-        record.reason,
-        record.policy,
-    )
+    row: Row = record
+    (
+        session_id, state, owner, epoch, state_version, binding, created_at_ms, expires_at_ms, reattach_by_ms,
+        freeze_by_ms, target, reason, _, _, _, policy, _,
+    ) = row  # fmt: skip
+    return _new(
+        Session,
+        (
+            session_id, _STATES[state], owner, epoch, state_version, to_binding(binding), created_at_ms, expires_at_ms,
+            reattach_by_ms, freeze_by_ms, target, reason, policy,
+        ),
+    )  # fmt: skip
 
 
 def is_lost(node: NodeRecord | None, now_ms: int) -> bool:

@@ -11,9 +11,8 @@ from raftstore.ownership import records as r
 from raftstore.ownership.commands import INCARNATION_MAX, NUMBER_MAX, POLICIES, SEQ_MAX, is_id, is_number, unpack
 from raftstore.ownership.machine import Machine
 from raftstore.ownership.params import DEFAULTS, is_param
-from raftstore.ownership.records import NodeRecord, SessionRecord
+from raftstore.ownership.records import NodeRecord, Row, SessionRecord
 from raftstore.ownership.remembered import Remembered
-from raftstore.ownership.sessions import Row
 from raftstore.ownership.shapes import is_placement
 from raftstore.ownership.snapshot import (
     DEPARTED,

@@ -13,27 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, filterfalse, islice
-from typing import Any
+from typing import Final, Literal
 
 import msgpack
 
-from raftstore.ownership.records import SessionRecord
+from raftstore.ownership.records import Row, SessionRecord
 
-Row = tuple[Any, ...]  # the fields of a SessionRecord, in its order
+Aside = dict[str, SessionRecord | Literal[False]]  # False: it is gone, and the packed one does not count any more
 
 AT_HAND = 4_096  # of what was put aside stay there, once more have been
 PACK_LEAST = 256  # beyond that: to find the oldest ones has its price
 PACK_AT_ONCE = 2_048  # of what was put aside, after an entry: more than an entry can put aside
 
 # A packed session is the array of all fields but the id: header, state (one byte), owner ...
-_ARRAY_16 = b"\xdc\x00\x10"
-_ARRAY_17 = b"\xdc\x00\x11"
-_STATE_AT = len(_ARRAY_16)
-_OWNER_AT = _STATE_AT + 1
+_ARRAY_16: Final = b"\xdc\x00\x10"
+_ARRAY_17: Final = b"\xdc\x00\x11"
+_STATE_AT: Final = 3  # behind the header
+_OWNER_AT: Final = 4
 
-_GONE: Row = ()  # put aside in the place of a row: the packed one does not count any more
-_new = tuple.__new__  # a NamedTuple without the cost of its own constructor
-_pack: Callable[[object], bytes] = msgpack.Packer(unicode_errors="surrogateescape").pack
+_new: Final = tuple.__new__  # a NamedTuple without the cost of its own constructor
+_pack: Final[Callable[[object], bytes]] = msgpack.Packer(unicode_errors="surrogateescape").pack
 
 
 def _record(session_id: str, packed: bytes) -> SessionRecord:
@@ -48,16 +47,16 @@ class Sessions:
 
     def __init__(self) -> None:
         self._packed: dict[str, bytes] = {}
-        self._aside: dict[str, Row] = {}  # what changed last, and while a frozen state was being read
+        self._aside: Aside = {}  # what changed last, and while a frozen state was being read
         self._added = 0  # sessions that are only put aside, less those that are gone but for being packed
         self._readers = 0  # of frozen states: what is packed must not change
 
     def get(self, session_id: str) -> SessionRecord | None:
-        row = self._aside.get(session_id)
-        if row is None:
-            packed = self._packed.get(session_id)
-            return None if packed is None else _record(session_id, packed)
-        return _new(SessionRecord, row) if row else None
+        record = self._aside.get(session_id)
+        if record is not None:
+            return record or None
+        packed = self._packed.get(session_id)
+        return None if packed is None else _record(session_id, packed)
 
     def __getitem__(self, session_id: str) -> SessionRecord:
         record = self.get(session_id)
@@ -69,14 +68,14 @@ class Sessions:
         aside = self._aside
         if not aside.get(session_id) and (session_id in aside or session_id not in self._packed):
             self._added += 1
-        aside[session_id] = record[:]  # a slice of a named tuple is a bare one
+        aside[session_id] = record
 
     def __delitem__(self, session_id: str) -> None:
         if session_id not in self:
             raise KeyError(session_id)
         aside, packed = self._aside, self._packed
         if self._readers and session_id in packed:
-            aside[session_id] = _GONE
+            aside[session_id] = False
             self._added -= 1
             return
         was_packed = packed.pop(session_id, None) is not None
@@ -84,8 +83,8 @@ class Sessions:
             self._added -= 1
 
     def __contains__(self, session_id: object) -> bool:
-        row = self._aside.get(session_id)  # type: ignore[call-overload]  # whatever is no id is not in it
-        return session_id in self._packed if row is None else bool(row)
+        record = self._aside.get(session_id)  # type: ignore[call-overload]  # whatever is no id is not in it
+        return session_id in self._packed if record is None else bool(record)
 
     def __len__(self) -> int:
         return len(self._packed) + self._added
@@ -96,9 +95,9 @@ class Sessions:
     def keys(self) -> tuple[str, ...]:
         """All ids as of now: quick even for many, in a bare tuple, which the garbage collector forgets."""
         aside, packed = self._aside, self._packed
-        gone = {session_id for session_id, row in aside.items() if not row}
+        gone = {session_id for session_id, record in aside.items() if not record}
         old = filterfalse(gone.__contains__, packed) if gone else packed
-        return (*old, *(session_id for session_id, row in aside.items() if row and session_id not in packed))
+        return (*old, *(session_id for session_id, record in aside.items() if record and session_id not in packed))
 
     def values(self) -> Iterator[SessionRecord]:
         return _values(self._packed, self._aside)
@@ -128,7 +127,7 @@ class Sessions:
         packed = [s for s, body in self._packed.items() if body[_STATE_AT] == state and s not in aside]
         return [
             *(self[s] for s in packed),
-            *(_new(SessionRecord, row) for row in aside.values() if row[1:2] == (state,)),
+            *(record for record in aside.values() if record and record.state == state),
         ]
 
     def may_be_owned_by(self, owner: str) -> Callable[[str], bool]:
@@ -148,10 +147,10 @@ class Sessions:
         if excess < PACK_LEAST or self._readers:
             return
         for session_id in list(islice(aside, min(excess, PACK_AT_ONCE))):
-            row = aside[session_id]
+            record = aside[session_id]
             before = len(packed)
-            if row:
-                packed[session_id] = _pack(row[1:])
+            if record:
+                packed[session_id] = _pack(record[1:])
             else:
                 del packed[session_id]
             del aside[session_id]
@@ -171,9 +170,7 @@ class Sessions:
 class FrozenSessions:
     """The sessions as of one moment, in the order of their creation."""
 
-    def __init__(
-        self, packed: dict[str, bytes], aside: dict[str, Row], count: int, on_release: Callable[[], None]
-    ) -> None:
+    def __init__(self, packed: dict[str, bytes], aside: Aside, count: int, on_release: Callable[[], None]) -> None:
         self._packed = packed
         self._aside = aside
         self._count = count
@@ -186,8 +183,7 @@ class FrozenSessions:
         return _ids(self._packed, self._aside)
 
     def __getitem__(self, session_id: str) -> SessionRecord:
-        row = self._aside.get(session_id)
-        return _new(SessionRecord, row) if row else _record(session_id, self._packed[session_id])
+        return self._aside.get(session_id) or _record(session_id, self._packed[session_id])
 
     def values(self) -> Iterator[SessionRecord]:
         return _values(self._packed, self._aside)
@@ -196,12 +192,12 @@ class FrozenSessions:
         """Each as the msgpack array of all its fields, id included."""
         packed, aside = self._packed, self._aside
         for session_id, body in packed.items():
-            row = aside.get(session_id)
-            if row is None:
+            record = aside.get(session_id)
+            if record is None:
                 yield _ARRAY_17 + _pack(session_id) + body[_STATE_AT:]
-            elif row:
-                yield _pack(row)
-        yield from (_pack(row) for session_id, row in aside.items() if row and session_id not in packed)
+            elif record:
+                yield _pack(record)
+        yield from (_pack(record) for session_id, record in aside.items() if record and session_id not in packed)
 
     def release(self) -> None:
         """It is not read any more. On the machine's thread; a second time does nothing."""
@@ -210,18 +206,18 @@ class FrozenSessions:
             on_release()
 
 
-def _ids(packed: dict[str, bytes], aside: dict[str, Row]) -> Iterator[str]:
-    old = (session_id for session_id in packed if aside.get(session_id) != _GONE)
-    return chain(old, (session_id for session_id, row in aside.items() if row and session_id not in packed))
+def _ids(packed: dict[str, bytes], aside: Aside) -> Iterator[str]:
+    old = (session_id for session_id in packed if aside.get(session_id) is not False)
+    return chain(old, (session_id for session_id, record in aside.items() if record and session_id not in packed))
 
 
-def _values(packed: dict[str, bytes], aside: dict[str, Row]) -> Iterator[SessionRecord]:
+def _values(packed: dict[str, bytes], aside: Aside) -> Iterator[SessionRecord]:
     for session_id, body in packed.items():
-        row = aside.get(session_id)
-        if row is None:
+        record = aside.get(session_id)
+        if record is None:
             yield _record(session_id, body)
-        elif row:
-            yield _new(SessionRecord, row)
-    for session_id, row in aside.items():
-        if row and session_id not in packed:
-            yield _new(SessionRecord, row)
+        elif record:
+            yield record
+    for session_id, record in aside.items():
+        if record and session_id not in packed:
+            yield record

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 from raftstore.config import WEIGHT_MAX
 from raftstore.ownership import commands as c
@@ -170,7 +170,7 @@ def _reclaim(op: list[Any]) -> bool:
 
 
 # kind -> (number of items, check of the arguments)
-SHAPES: dict[int, tuple[int, Check]] = {
+SHAPES: Final[dict[int, tuple[int, Check]]] = {
     c.CONFIGURE: (4, _configure),
     c.JOIN: (3, _nothing),
     c.RENEW_LEASE: (3, _nothing),

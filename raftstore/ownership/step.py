@@ -6,18 +6,25 @@ what is allowed: `transitions`, `nodes` and `sweep` decide.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from raftstore.ownership import events
 from raftstore.ownership.params import Params
 from raftstore.ownership.records import (
     ATTACHED,
+    CREATED_AT,
+    EPOCH_AT,
+    EXPIRES_AT,
     FROZEN,
+    NONCE_AT,
+    OWNED_SINCE_AT,
     REASON_TEXTS,
     RECOVERING,
+    VERSION_AT,
     Mark,
     NodeRecord,
     Result,
+    Row,
     SessionRecord,
 )
 
@@ -27,7 +34,7 @@ if TYPE_CHECKING:
 
 Op = list[Any]  # [kind, seq, deadline_ms, ...arguments], well-formed
 
-_new = tuple.__new__  # a NamedTuple without the cost of its own constructor
+_new: Final = tuple.__new__  # a NamedTuple without the cost of its own constructor
 
 
 class Tally:
@@ -87,9 +94,11 @@ class Step:
         placement: Placement | None,
         departed: dict[str, Mark],
     ) -> None:
-        self.index = index
-        self.now_ms = now_ms
-        self.wall_ms = wall_ms
+        # Held as objects, whatever they are declared as: compiled, each event would otherwise make integers of its own.
+        self.index: Any = index
+        self.now_ms: Any = now_ms
+        self.wall_ms: Any = wall_ms
+        self.incarnation: Any = 0
         self.number = number  # of the last event so far
         self.params = params
         self.sessions = sessions
@@ -98,7 +107,6 @@ class Step:
         self.placement = placement
         self.departed = departed
         self.node_id: str | None = None
-        self.incarnation = 0
         self.events: list[events.Event] = []
         self.changed: list[SessionRecord] = []
         self.due_earlier: list[SessionRecord] = []
@@ -106,15 +114,17 @@ class Step:
 
     def soon_ms(self, param: str) -> int:
         """The time that lies one parameter's length ahead."""
-        return self.now_ms + int(self.params[param])
+        now_ms: int = self.now_ms
+        return now_ms + int(self.params[param])
 
     def commit(
         self, op: Op, old: SessionRecord | None, new: SessionRecord, event: int, reason: str | None, detail: str | None
     ) -> Result:
         """Write a transition down: the record, its event, the tally."""
-        sid, state, owner, epoch, version = new[:5]
-        if old is not None and old.owner != owner:
+        if old is not None and old.owner != new.owner:
             new = new._replace(owned_since=self.index)
+        row: Row = new
+        sid, state, owner = new.session_id, new.state, new.owner
         self.sessions[sid] = new
         self.changed.append(new)
         if old is None or state != ATTACHED or new.expires_at_ms < old.expires_at_ms:
@@ -131,7 +141,7 @@ class Step:
         self.events.append(
             (
                 number, self.index, self.now_ms, self.wall_ms, event, sid, self.node_id, op[0], self.incarnation,
-                op[1], from_state, state, owner, epoch, version, reason, detail,
+                op[1], from_state, state, owner, row[EPOCH_AT], row[VERSION_AT], reason, detail,
             )
         )  # fmt: skip
         return (0, new)
@@ -184,27 +194,27 @@ class Step:
 # -- successors of a record: each is the whole record, state_version + 1 -------------------------------------------
 
 
-def attached(old: SessionRecord, owner: str, epoch: int, owner_inc: int, binding: str, nonce: int) -> SessionRecord:
+def attached(old: SessionRecord, owner: str, epoch: Any, owner_inc: Any, binding: str, nonce: Any) -> SessionRecord:
     """Bound to a transport of `owner`."""
+    row: Row = old
     return _new(
         SessionRecord,
         (
-            old.session_id, ATTACHED, owner, epoch, old.state_version + 1, binding, old.created_at_ms,
-            old.expires_at_ms, None, None, None, None, owner_inc, nonce, False, old.policy,
-            old.owned_since,
+            old.session_id, ATTACHED, owner, epoch, old.state_version + 1, binding, row[CREATED_AT], row[EXPIRES_AT],
+            None, None, None, None, owner_inc, nonce, False, old.policy, row[OWNED_SINCE_AT],
         ),
     )  # fmt: skip
 
 
 def recovering(
-    old: SessionRecord, owner: str, epoch: int, owner_inc: int, reattach_by_ms: int, reason: str | None
+    old: SessionRecord, owner: str, epoch: Any, owner_inc: Any, reattach_by_ms: int, reason: str | None
 ) -> SessionRecord:
     """Bound to nothing; may reattach at `owner` until `reattach_by_ms`."""
+    row: Row = old
     return _new(
         SessionRecord,
         (
-            old.session_id, RECOVERING, owner, epoch, old.state_version + 1, None, old.created_at_ms,
-            old.expires_at_ms, reattach_by_ms, None, None, reason, owner_inc, old.nonce, False, old.policy,
-            old.owned_since,
+            old.session_id, RECOVERING, owner, epoch, old.state_version + 1, None, row[CREATED_AT], row[EXPIRES_AT],
+            reattach_by_ms, None, None, reason, owner_inc, row[NONCE_AT], False, old.policy, row[OWNED_SINCE_AT],
         ),
     )  # fmt: skip

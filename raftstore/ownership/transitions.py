@@ -38,7 +38,7 @@ sides), 6 (versions), 8 (invariants). Node ops are in `nodes`, the sweep in `swe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from raftstore.ownership import commands, events
 from raftstore.ownership import records as r
@@ -47,7 +47,7 @@ from raftstore.ownership.records import ATTACHED, FROZEN, OK, RECOVERING, NodeRe
 from raftstore.ownership.step import Op, Step, attached, recovering
 from raftstore.ownership.sweep import terminated
 
-_new = tuple.__new__
+_new: Final = tuple.__new__
 
 
 # -- standing and authority: checks 9 to 11 -------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def _row(
     return Row(authority, from_states, to_states, effect, admits)
 
 
-TABLE: dict[int, Row] = {
+TABLE: Final[dict[int, Row]] = {
     #                          authority   from         to             effect
     commands.REATTACH: _row(_owner, _LIVE, (ATTACHED,), _reattach, r.SESSION_FROZEN),
     commands.DETACH: _row(_owner, (ATTACHED,), (RECOVERING,), _detach, r.SESSION_FROZEN),

@@ -2,9 +2,9 @@
 
 Messages come in through `receive`, time through `step`, durability through `on_durable`; messages leave through the
 transport handed in, entries and votes through the journal, committed entries through `apply`. One step reads as a
-sequence: election or heartbeat timers, commit, apply, send. The caller runs a step after each group of inputs and
-when `next_deadline_ns` has come. Anything that a correct cluster cannot do raises InvariantViolation: the caller
-must stop the node.
+sequence: election or heartbeat timers, commit, send what others can go on with, apply, send. The caller runs a step
+after each group of inputs and when `next_deadline_ns` has come. Anything that a correct cluster cannot do raises
+InvariantViolation: the caller must stop the node.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ class HardenedSyncObj(Snapshots):
         snapshots: SnapshotStore,
         apply: Apply,
         timing: RaftTiming | None = None,
+        before_applying: Callable[[], None] = lambda: None,  # what waits to leave may leave now
         cluster_ms: Callable[[], int | None] = lambda: 0,  # None while this node does not know the time
         learner: int = 0,
     ) -> None:
         if not journal.voter and learner == 0:
             raise ValueError("a member that is no voter needs a number that tells this start from others")
         self._apply = apply
+        self._before_applying = before_applying
         self._transfer_target: str | None = None
         self._transfer_until_ns = 0
         self._transfer_due_ns = 0  # when the target is asked (again)
@@ -121,6 +123,9 @@ class HardenedSyncObj(Snapshots):
         self._tick_leader(now)
         self._tick_transfer(now)
         self._advance_commit()
+        if self.last_applied < self.commit_index and not self._is_installing():
+            self._flush_appends(now)
+            self._before_applying()
         self._SyncObj__applyLogEntries()
         self._renew_read_lease(now)
         self._flush_reads(now)

@@ -179,6 +179,10 @@ class HardenedJournal(Journal):  # type: ignore[misc]  # the library ships no ty
         self.submit()
         self.submitted = self.hard_state_job = self._storage.set_hard_state(self._term, self._voted_for, self.voter)
 
+    @property
+    def has_unsubmitted(self) -> bool:
+        return bool(self._unsubmitted)
+
     def submit(self) -> int:
         """Hand entries added since the last call to storage as one job; the number of the last job."""
         if self._unsubmitted:

@@ -38,8 +38,13 @@ class Outbox(Transport):  # type: ignore[misc]  # the library ships no type info
         self._fresh.append((message["type"] not in PROMISES_NO_LOG, str(node.id), encode(message)))
         return True
 
+    @property
+    def has_work(self) -> bool:
+        """Whether something of this step waits to be written or to leave."""
+        return bool(self._fresh) or self._journal.has_unsubmitted
+
     def release(self) -> None:
-        """End of a step: submit what it wrote, then let go what promises nothing that is not yet on disk."""
+        """Submit what the step wrote, then let go what promises nothing that is not yet on disk."""
         job = self._journal.submit()
         fresh, self._fresh = self._fresh, []
         for promises, peer, data in fresh:

@@ -56,12 +56,16 @@ class Reads(Replication):
         return self.clock.now_ns() < self.read_lease_until_ns
 
     def _renew_read_lease(self, now: int) -> None:
-        """In every step, before anything of it leaves: no commit is told while a read here would not show it."""
+        """In every step, once entries are applied: no commit is told while a read here would not show it."""
         shows_all = self.is_leader_ready and self.last_applied >= self.commit_index
         if shows_all and not self._has_set_voters_free:
             self.read_lease_until_ns = self._quorum_confirmed_ns(now) + self.timing.read_lease_ns
         else:
             self.read_lease_until_ns = 0
+
+    def suspend_read_lease(self) -> None:
+        """Others are about to hear of commits before they are applied here: until they are, nothing is read here."""
+        self.read_lease_until_ns = 0
 
     def _flush_reads(self, now: int) -> None:
         """One heartbeat round confirms every read that began before it was sent."""

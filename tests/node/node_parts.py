@@ -10,9 +10,9 @@ from virtual_cluster import make_config
 
 from raftstore.node.cluster_clock import ClusterClock
 from raftstore.node.owned import Owned
-from raftstore.node.proposals import Answer, Pending, Proposals
+from raftstore.node.proposals import Answer, Pending, Proposals, Request
 from raftstore.node.replica import Replica
-from raftstore.node.requests import Request, Requests
+from raftstore.node.requests import Requests
 from raftstore.ownership import Machine, SessionRecord, commands, restore
 
 MS = 1_000_000
@@ -108,15 +108,11 @@ class ReplicaRig:
             self.owned.begin_giving_up(request.session_id)
         told = Told()
         told.pending = self.proposals.submit(
-            request.build,
-            kind=request.kind,
-            session_id=request.session_id,
+            request,
+            told.answers.append,
             deadline_ms=self.stamp_ms + timeout_ms,
             patience_ns=self.clock.ns + timeout_ms * MS,
             begun_ns=self.clock.ns,
-            callback=told.answers.append,
-            binds=request.binds,
-            gives_up=request.gives_up,
         )
         told.low_seq = self.proposals.low_seq
         self.proposals.take(100, 10**6)
@@ -148,7 +144,7 @@ class ReplicaRig:
         """The caller's patience ends before the op is decided."""
         self.clock.pass_ms(3_000)
         for pending, answer in self.proposals.out_of_patience(self.clock.ns, self.replica.machine.clock_ms):
-            self.replica.finish(pending, answer)
+            self.replica.finish(pending, answer, self.clock.ns)
         assert [a.decided for a in told.answers] == [False]
         self.owned.extend_lease(self.clock.ns + 3_000 * MS)
         self.owned.keep_until(self.clock.ns + 3_000 * MS)

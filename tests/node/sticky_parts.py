@@ -10,7 +10,7 @@ from node_parts import FakeClock
 from sticky_world import sticky_config
 
 from raftstore.node.owned import Owned
-from raftstore.node.proposals import Answer
+from raftstore.node.proposals import Answer, Request
 from raftstore.node.sticky.gate import to_mapping
 from raftstore.node.sticky.keeper import Sticky
 from raftstore.node.sticky.messages import Row, decode, encode
@@ -94,16 +94,8 @@ class FakeLog:
     def now_ms(self) -> int:
         return self.clock_ms
 
-    def submit(
-        self,
-        kind: str,
-        session_id: str | None,
-        build: Any,
-        callback: Callable[[Answer], None],
-        *,
-        gives_up: bool = False,
-    ) -> None:
-        self.ops.append(Proposed(kind, session_id, callback, gives_up, build))
+    def submit(self, request: Request, callback: Callable[[Answer], None]) -> None:
+        self.ops.append(Proposed(request.kind, request.session_id, callback, request.gives_up, request.build))
 
     def send(self, peer_id: str, message: dict[str, Any]) -> None:
         encode(message)  # it must fit a frame
@@ -147,7 +139,7 @@ class KeeperRig:
             incarnation=7,
             replica=SimpleNamespace(machine=self.log.machine, is_joined=True),
             cluster_clock=self.log,
-            submit_own=self.log.submit,
+            submit=self.log.submit,
             ask_step=lambda: None,
             observer=SimpleNamespace(report=self.log.report, fenced=lambda lost, _: self.fenced_log.extend(lost)),
             owned=self.owned,

@@ -13,8 +13,8 @@ from sticky_watch import Watch
 from virtual_cluster import BINDING, Caller, VirtualNode, World
 
 from raftstore.config import ClusterConfig
-from raftstore.node.proposals import Answer
-from raftstore.node.requests import Request, Requests
+from raftstore.node.proposals import Answer, Request
+from raftstore.node.requests import Requests
 from raftstore.node.sticky.keeper import Sticky
 from raftstore.ownership import Machine, MappedNode, MappingRecord, SessionRecord
 from raftstore.types import SessionState

@@ -16,6 +16,7 @@ import pytest
 from raftstore.cli.bench_process import Process
 from raftstore.node.bridge import Bridge
 from raftstore.node.events import EventStream
+from raftstore.node.recent_events import RecentEvents
 from raftstore.transport.dialer import Dialer
 from raftstore.transport.ports import LinkLimits
 
@@ -34,7 +35,7 @@ def an_answer() -> Waiting:
 def news() -> Waiting:
     """For whoever follows the audit events."""
     stream = EventStream(asyncio.get_running_loop())
-    nothing: Any = SimpleNamespace(recent_events=(), machine=SimpleNamespace(event_seq=0), durable_number=0)
+    nothing: Any = SimpleNamespace(recent_events=RecentEvents(), machine=SimpleNamespace(event_seq=0), durable_number=0)
     return stream.next(0, nothing, nothing), stream.wake
 
 

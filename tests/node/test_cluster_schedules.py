@@ -16,7 +16,8 @@ import pytest
 from virtual_cluster import BINDING, Caller, VirtualNode, World, requests_of
 
 from raftstore.errors import Unavailable
-from raftstore.node.requests import Request, Requests
+from raftstore.node.proposals import Request
+from raftstore.node.requests import Requests
 from raftstore.ownership.events import EVENT_NAMES, FIELDS
 
 SESSIONS = [f"s{i}" for i in range(4)]

@@ -11,8 +11,10 @@ from virtual_cluster import BINDING, VirtualNode, World, ready_world, requests_o
 from raftstore.errors import Unavailable
 from raftstore.node import peer_messages as node_messages
 from raftstore.node.core import Core
+from raftstore.node.peer_messages import is_node_message
 from raftstore.node.step_timer import StepTimer
 from raftstore.ownership import Machine, join, pack_group
+from raftstore.raft.peer_messages import decode
 from raftstore.types import Reason, SessionState
 
 
@@ -27,11 +29,10 @@ def test_a_refusal_leaves_nothing_for_the_garbage_collector() -> None:
     leader, _ = leader_and_others(world)
     world.cut([leader.node_id])
     assert world.run_until(lambda: not leader.cor.raft.has_quorum, 2_000)
-    request = requests_of(world).reattach("s", 1, BINDING, None, None)
 
     def refused() -> weakref.ref[Unavailable]:
         try:
-            leader.cor.submit(request.kind, request.session_id, request.build, lambda _answer: None)
+            leader.cor.read(lambda _is_confirmed: None)
         except Unavailable as refusal:
             return weakref.ref(refusal)
         raise AssertionError("taken")
@@ -74,6 +75,25 @@ def test_a_cut_off_leader_confirms_no_read() -> None:
         old.cor.read(told.append)
     world.run(2_000)
     assert True not in told
+
+
+def test_commits_go_out_before_they_are_applied_and_nothing_is_read_here_until_then() -> None:
+    """Followers apply meanwhile; whoever is told there what was committed must not find less at the leader."""
+    world = ready_world(35)
+    leader, (follower, _) = leader_and_others(world)
+    core, may_read = leader.cor, []
+    send = core.outbox._send
+
+    def watch(peer_id: str, payload: bytes) -> bool:
+        if not is_node_message(payload) and decode(payload).get("commit_index", 0) > core.raft.last_applied:
+            may_read.append(core.may_read_now())
+        return send(peer_id, payload)
+
+    core.outbox._send = watch
+    for number in range(10):
+        assert follower.do(requests_of(world).create(f"s{number}", BINDING, None, None, None)).reason is None
+    assert len(may_read) >= 5 and not any(may_read)
+    assert core.may_read_now()
 
 
 def without_read_lease(leader: VirtualNode) -> None:

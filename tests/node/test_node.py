@@ -14,9 +14,9 @@ from virtual_cluster import BINDING
 from raftstore.config import ClusterConfig
 from raftstore.errors import InvalidArgument, OutcomeUnknown, Rejected, StorageError, Unavailable
 from raftstore.node.blocking import BlockingNode
-from raftstore.node.callers import Ticket
 from raftstore.node.node import Node
 from raftstore.node.persistence import Persistence
+from raftstore.node.proposals import Callback, Request, Ticket
 from raftstore.node.runtime import Runtime
 from raftstore.node.surroundings import Surroundings
 from raftstore.storage.disk import OsDisk
@@ -150,13 +150,13 @@ def test_a_stop_fences_before_it_says_goodbye(tmp_path: Path) -> None:
             await node.create("s", binding=BINDING)
             runtime, owned_then = node._runtime, []
             assert runtime is not None
-            submit_own = runtime.core.submit_own
+            submit = runtime.core.submit
 
-            def watch(kind: str, *rest: Any, **options: Any) -> int:
-                owned_then.append((kind, runtime.owned.owns("s"), runtime.core.lease.is_held))
-                return submit_own(kind, *rest, **options)
+            def watch(request: Request, callback: Callback | None) -> int:
+                owned_then.append((request.kind, runtime.owned.owns("s"), runtime.core.lease.is_held))
+                return submit(request, callback)
 
-            runtime.core.submit_own = watch  # type: ignore[method-assign]
+            runtime.core.submit = watch  # type: ignore[method-assign]
             await node.stop()
             assert owned_then == [("leave", False, False)]
 

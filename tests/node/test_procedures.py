@@ -9,7 +9,8 @@ from virtual_cluster import BINDING
 from raftstore.errors import Rejected
 from raftstore.node.answers import result_or_raise
 from raftstore.node.procedures import MIGRATION, Drain, leave, migrate
-from raftstore.node.requests import Request, Requests
+from raftstore.node.proposals import Request
+from raftstore.node.requests import Requests
 from raftstore.ownership import Machine, commands
 from raftstore.types import OpId, Reason, Session, SessionState
 

@@ -6,7 +6,7 @@ import pytest
 from node_parts import MS, FakeClock
 
 from raftstore.node import proposals as module
-from raftstore.node.proposals import Answer, Pending, Proposals
+from raftstore.node.proposals import Answer, Pending, Proposals, Request
 from raftstore.types import Reason
 
 COMMITTED = Answer(True, None, None, 7)
@@ -21,14 +21,11 @@ class Rig:
 
     def submit(self, deadline_ms: int = 1_100, **options: Any) -> Pending:
         return self.it.submit(
-            lambda seq, deadline: b"%010d" % seq,
-            kind="reattach",
-            session_id="s",
+            Request("reattach", "s", lambda seq, deadline: b"%010d" % seq, **options),
+            None,
             deadline_ms=deadline_ms,
             patience_ns=self.clock.ns + 100 * MS,
             begun_ns=self.clock.ns,
-            callback=None,
-            **options,
         )
 
     def taken(self, ops_max: int = 100, bytes_max: int = 10_000) -> list[int]:

@@ -69,7 +69,7 @@ def test_a_session_that_came_back_under_a_newer_epoch_is_not_owned_by_the_old_bi
     home = commands.transfer(904, 2**50, "s", 5)
     resume = rig.submit(REQUESTS.resume("s", 6, None, None))
     again = rig.submit(REQUESTS.reattach("s", 7, BINDING, None, None))
-    again.pending.binds = False  # nobody is told, so nothing is granted
+    again.pending.request.binds = False  # nobody is told, so nothing is granted
     rig.entry((ME, INCARNATION, 0, there), ("vpn-2", 202, 0, [*back, home]), rig.group(resume, again))
     assert rig.record("s")[1:4] == (SessionState.ATTACHED, ME, 3)
     assert not rig.owned.owns("s") and rig.news.fenced_log == [("s", 1, "OWNER_CHANGED")]
@@ -179,7 +179,7 @@ def test_a_detach_of_unknown_outcome_keeps_the_session_given_up_until_it_is_deci
     rig.stamp_ms += 2_001
     rig.by("vpn-2", commands.renew_lease)
     for pending in rig.proposals.decide_unknown(rig.replica.machine.clock_ms):
-        rig.replica.finish(pending, rig.proposals.outcome(pending.seq), waits=False)
+        rig.replica.finish(pending, rig.proposals.outcome(pending.seq), rig.clock.ns, waits=False)
     assert rig.do(REQUESTS.reattach("s", 2, BINDING, None, None)).reason is None
     assert rig.owned.owns("s")
 

@@ -3,7 +3,7 @@
 from node_parts import INCARNATION, ME, REQUESTS, ReplicaRig
 from virtual_cluster import BINDING
 
-from raftstore.node.requests import Request
+from raftstore.node.proposals import Request
 from raftstore.ownership import commands
 from raftstore.types import Reason
 
@@ -39,7 +39,7 @@ def test_a_session_that_came_back_inside_the_snapshot_is_under_another_epoch() -
     rig = owner_rig()
     there = rig.elsewhere()
     late = rig.submit(REQUESTS.failover("s", 2, BINDING, None))
-    late.pending.binds = False  # nobody is told, so nothing is granted
+    late.pending.request.binds = False  # nobody is told, so nothing is granted
     rig.stamp_ms += 60_000
     there.entry(("vpn-2", 202, 0, [commands.renew_lease(901, 2**50), commands.failover(902, 2**50, "s", 1, WIRE)]))
     there.entry(("vpn-2", 202, 0, [commands.leave(903, 2**50)]))
@@ -86,7 +86,7 @@ def test_a_binding_of_unknown_outcome_found_in_the_snapshot_is_late() -> None:
     told = rig.submit(REQUESTS.create("t", BINDING, None, None, None), timeout_ms=100)
     rig.clock.pass_ms(100)
     for pending, answer in rig.proposals.out_of_patience(rig.clock.ns, rig.replica.machine.clock_ms):
-        rig.replica.finish(pending, answer)
+        rig.replica.finish(pending, answer, rig.clock.ns)
     assert [a.decided for a in told.answers] == [False] and held.answers == []
     there = rig.elsewhere()
     there.entry(rig.group(told))
@@ -169,8 +169,10 @@ def test_events_in_memory_stay_dense_over_a_snapshot() -> None:
     there.entry(rig.group_by("vpn-2", commands.create, "t", WIRE, 60_000))
     there.install()
     rig.by("vpn-2", commands.create, "u", WIRE, 60_000)
-    numbers = [event[0] for event in rig.replica.recent_events]
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    newest = rig.replica.machine.event_seq
+    assert rig.replica.recent_events.after(0, 100) is None
+    events = rig.replica.recent_events.after(newest - 1, 100)
+    assert events is not None and [event[0] for event in events] == [newest]
 
 
 def rig_renewal() -> Request:

@@ -8,7 +8,7 @@ from node_parts import REQUESTS
 from virtual_cluster import BINDING
 
 from raftstore.errors import InvalidArgument
-from raftstore.node.requests import Request
+from raftstore.node.proposals import Request
 from raftstore.ownership.commands import unpack
 from raftstore.types import Binding
 

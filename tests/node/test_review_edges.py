@@ -7,16 +7,13 @@ millisecond around the moment at which the lease lapses; whoever owns must have 
 
 from __future__ import annotations
 
-from contextlib import suppress
 from random import Random
 
 import pytest
 from virtual_cluster import BINDING, MS, Caller, VirtualNode, World, requests_of
 
-from raftstore.errors import Unavailable
 from raftstore.node.core import Core
-from raftstore.node.proposals import Answer
-from raftstore.node.requests import Request
+from raftstore.node.proposals import Answer, Request
 from raftstore.ownership.events import EVENT_NAMES, FIELDS
 from raftstore.ownership.records import FROZEN
 
@@ -138,11 +135,8 @@ class Round:
         """A caller's op; a refusal before it is proposed leaves a caller that waits for nothing."""
         core = node.cor
         caller = Told(self.world, core.incarnation)
-        with suppress(Unavailable):
-            caller.seq = core.submit(
-                request.kind, request.session_id, request.build, caller.answered,
-                timeout_ms=request.timeout_ms, binds=request.binds, gives_up=request.gives_up,
-            )  # fmt: skip
+        if core.why_not_taken() is None:
+            caller.seq = core.submit(request, caller.answered)
             timeout_ms = request.timeout_ms or self.world.config.timing.op_timeout_ms
             self.world.deadlines[core.incarnation, caller.seq] = core.cluster_clock.now_ms() + timeout_ms
         return caller

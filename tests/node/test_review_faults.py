@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 from virtual_cluster import BINDING, VirtualNode, World, ready_world, requests_of
 
-from raftstore.node.callers import Ticket
-from raftstore.node.proposals import Answer
+from raftstore.node.proposals import Answer, Ticket
 from raftstore.node.runtime import Runtime
 from raftstore.types import SessionState
 

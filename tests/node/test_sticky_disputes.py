@@ -6,7 +6,7 @@ import pytest
 from sticky_world import StickyNode, StickyWorld, ids
 from virtual_cluster import BINDING
 
-from raftstore.node.requests import Request
+from raftstore.node.proposals import Request
 from raftstore.ownership import MappedNode
 from raftstore.types import Reason
 

@@ -92,7 +92,7 @@ def test_a_change_survives_a_crash_at_any_time(victim: str) -> None:
 def change_while(world: StickyWorld, node: StickyNode, kind: str, mapped: list[MappedNode]) -> None:
     """Begin a change in the instant in which ops of that kind are on their way to the disk of `node`."""
     pending = node.cor.proposals._pending
-    assert world.run_until(lambda: any(p.kind == kind for p in pending.values()), 5_000), kind
+    assert world.run_until(lambda: any(p.request.kind == kind for p in pending.values()), 5_000), kind
     node.sticky.change(mapped, (), None, lambda _: None)
 
 
@@ -175,7 +175,7 @@ def test_a_giver_that_dies_while_it_takes_back_asks_again() -> None:
     giver.sync_ms = 400
     world.heal()
     pending = giver.cor.proposals._pending
-    assert world.run_until(lambda: any(p.kind == "reclaim" for p in pending.values()))
+    assert world.run_until(lambda: any(p.request.kind == "reclaim" for p in pending.values()))
     world.run(60)
     giver.crash()
     giver.sync_ms = 1
@@ -227,7 +227,7 @@ def test_a_node_owns_nothing_that_it_has_begun_to_give_away() -> None:
     giver = world.nodes[A]
     assert giver.owns(SESSIONS[0])
     world.nodes[C].change({B: 1})
-    assert world.run_until(lambda: any(p.kind == "freeze" for p in giver.cor.proposals._pending.values()))
+    assert world.run_until(lambda: any(p.request.kind == "freeze" for p in giver.cor.proposals._pending.values()))
     assert giver.record(SESSIONS[0]).state == SessionState.ATTACHED
     assert not any(giver.owns(s) for s in SESSIONS)
     world.wait_settled()

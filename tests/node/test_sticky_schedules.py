@@ -16,7 +16,7 @@ from sticky_world import StickyNode, StickyWorld, sticky_config
 from virtual_cluster import BINDING, Caller
 
 from raftstore.errors import InvalidArgument, Unavailable
-from raftstore.node.requests import Request
+from raftstore.node.proposals import Request
 from raftstore.ownership import MappedNode
 from raftstore.types import SessionState
 

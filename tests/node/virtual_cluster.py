@@ -17,8 +17,8 @@ from virtual_disk import VirtualDisk
 from raftstore.config import ClusterConfig
 from raftstore.errors import Unavailable
 from raftstore.node.core import Core
-from raftstore.node.proposals import Answer
-from raftstore.node.requests import Request, Requests
+from raftstore.node.proposals import Answer, Request
+from raftstore.node.requests import Requests
 from raftstore.ownership import SessionRecord
 from raftstore.types import Binding
 
@@ -319,18 +319,9 @@ class VirtualNode:
     def submit(self, request: Request) -> Caller:
         """A caller's op, or its refusal."""
         caller = Caller()
-        try:
-            caller.seq = self.cor.submit(
-                request.kind,
-                request.session_id,
-                request.build,
-                caller.answered,
-                timeout_ms=request.timeout_ms,
-                binds=request.binds,
-                gives_up=request.gives_up,
-            )
-        except Unavailable as refusal:
-            caller.refused = refusal
+        caller.refused = self.cor.why_not_taken()
+        if caller.refused is None:
+            caller.seq = self.cor.submit(request, caller.answered)
         return caller
 
     def do(self, request: Request) -> Answer:

@@ -16,17 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from raftstore.node.proposals import Answer
+from raftstore.node.proposals import Answer, Build, Request
 from raftstore.node.sticky.messages import BATCH_MAX, Row
 from raftstore.ownership import Machine, SessionRecord, forget, freeze, reclaim, resume, thaw, transfer
 from raftstore.routing import Mapping
 from raftstore.types import SessionState
 
 SCAN_SLICE = 2_000  # sessions looked at in one go after a mapping change, so that the loop never stalls
-
-Build = Callable[[int, int], bytes]
 
 
 class Log(Protocol):
@@ -40,15 +38,7 @@ class Log(Protocol):
     def now_ms(self) -> int:
         """Cluster time of this node."""
 
-    def submit(
-        self,
-        kind: str,
-        session_id: str | None,
-        build: Build,
-        callback: Callable[[Answer], None],
-        *,
-        gives_up: bool = False,
-    ) -> None:
+    def submit(self, request: Request, callback: Callable[[Answer], None]) -> None:
         """Propose an op; `callback` is called once with what is known of it."""
 
     def send(self, peer_id: str, message: dict[str, Any]) -> None: ...
@@ -57,14 +47,6 @@ class Log(Protocol):
         """The placement may have changed: consider what follows from it."""
 
     def report(self, kind: str, detail: str) -> None: ...
-
-
-class _Step(NamedTuple):
-    """The op that a session needs next."""
-
-    kind: str
-    build: Build
-    gives_up: bool = False
 
 
 class Giver:
@@ -257,8 +239,8 @@ class Giver:
         record = self._log.machine.sessions.get(session_id)
         if record is None or session_id in self._busy:
             return
-        step = self._next_step(record, target)
-        if step is None:
+        request = self._next_step(record, target)
+        if request is None:
             return
         self._busy.add(session_id)
 
@@ -268,7 +250,7 @@ class Giver:
                 self._went_on(session_id)
             # refused, or not known: the peer pulls again, and the record says what is needed then
 
-        self._log.submit(step.kind, session_id, step.build, answered, gives_up=step.gives_up)
+        self._log.submit(request, answered)
 
     def _went_on(self, session_id: str) -> None:
         for target, sessions in self._leaving.items():
@@ -279,17 +261,17 @@ class Giver:
                     self._answer(target)
                 return
 
-    def _next_step(self, record: SessionRecord, target: str) -> _Step | None:
+    def _next_step(self, record: SessionRecord, target: str) -> Request | None:
         sid, version, here = record.session_id, record.state_version, self._log.node_id
         if record.state == SessionState.TERMINATED or is_away(record, self._log.node_id):
             return None
         if record.state != SessionState.FROZEN:
-            return _Step("freeze", lambda seq, d: freeze(seq, d, sid, version, "MAPPING", target), gives_up=True)
+            return Request("freeze", sid, lambda seq, d: freeze(seq, d, sid, version, "MAPPING", target), gives_up=True)
         if record.transferred:
-            return _Step("resume", lambda seq, d: resume(seq, d, sid, version)) if record.owner == here else None
+            return Request("resume", sid, lambda seq, d: resume(seq, d, sid, version)) if record.owner == here else None
         if record.target == target:
-            return _Step("transfer", lambda seq, d: transfer(seq, d, sid, version), gives_up=True)
-        return _Step("thaw", lambda seq, d: thaw(seq, d, sid, version))
+            return Request("transfer", sid, lambda seq, d: transfer(seq, d, sid, version), gives_up=True)
+        return Request("thaw", sid, lambda seq, d: thaw(seq, d, sid, version))
 
     def _forget(self, session_id: str, version: int, taker: str) -> None:
         record = self._log.machine.sessions.get(session_id)
@@ -323,7 +305,7 @@ class Giver:
                     del sessions[session_id]
             self.answer_held()
 
-        self._log.submit(kind, session_id, build, answered)
+        self._log.submit(Request(kind, session_id, build), answered)
 
 
 def is_away(record: SessionRecord, node_id: str) -> bool:

@@ -16,12 +16,12 @@ from raftstore.codec.messages import MalformedMessage
 from raftstore.errors import InvalidArgument, Unavailable
 from raftstore.node.core import Core
 from raftstore.node.ports import Links
-from raftstore.node.proposals import Answer
+from raftstore.node.proposals import Answer, Build, Request
 from raftstore.node.replica import MAPPING_MISMATCH
 from raftstore.node.sticky import messages
 from raftstore.node.sticky.change import founding, next_mapping
 from raftstore.node.sticky.gate import Gate, Refusal, to_mapping
-from raftstore.node.sticky.giver import Build, Giver, is_away
+from raftstore.node.sticky.giver import Giver, is_away
 from raftstore.node.sticky.taker import Taker
 from raftstore.node.sticky.view import sticky_status
 from raftstore.ownership import Machine, MappedNode, MappingRecord, Placement, adopt, close, settle
@@ -74,16 +74,8 @@ class Sticky:
     def now_ms(self) -> int:
         return self._core.cluster_clock.now_ms()
 
-    def submit(
-        self,
-        kind: str,
-        session_id: str | None,
-        build: Build,
-        callback: Callable[[Answer], None],
-        *,
-        gives_up: bool = False,
-    ) -> None:
-        self._core.submit_own(kind, session_id, build, callback, gives_up=gives_up)
+    def submit(self, request: Request, callback: Callable[[Answer], None]) -> None:
+        self._core.submit(request, callback)
 
     def send(self, peer_id: str, message: dict[str, Any]) -> None:
         self._links.send(peer_id, messages.encode(message))
@@ -382,7 +374,7 @@ class Sticky:
             if self._core.stopped is None and answer.reason is None:
                 self._consider()  # a refusal waits for the next tick
 
-        self.submit(kind, None, build, answered)
+        self.submit(Request(kind, None, build), answered)
 
     # --- callers -----------------------------------------------------------------------------------------------
     def refusal(self, session_id: str) -> Refusal | None:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from raftstore.node.proposals import Answer
-from raftstore.node.sticky.giver import Build, Log
+from raftstore.node.proposals import Answer, Request
+from raftstore.node.sticky.giver import Log
 from raftstore.node.sticky.messages import Row
 from raftstore.ownership import admit, confirm
 from raftstore.ownership.commands import NUMBER_MAX
@@ -121,15 +121,14 @@ class Taker:
         created_ms = max(0, asking.asked_ms - row.age_ms)
         expires_ms = min(max(created_ms + 1, asking.asked_ms + row.left_ms), NUMBER_MAX)
         asking.admitting += 1
-        self._log.submit(
-            "admit",
-            sid,
-            lambda seq, d: admit(
-                seq, d, sid, at_epoch, peer_id, row.epoch, version, row.nonce, row.policy, created_ms, expires_ms,
-                row.reason, row.owner, row.moved_at or 0,
-            ),
-            self._admitted(peer_id, asking, row),
-        )  # fmt: skip
+
+        def build(seq: int, deadline_ms: int) -> bytes:
+            return admit(
+                seq, deadline_ms, sid, at_epoch, peer_id, row.epoch, version, row.nonce, row.policy, created_ms,
+                expires_ms, row.reason, row.owner, row.moved_at or 0,
+            )  # fmt: skip
+
+        self._log.submit(Request("admit", sid, build), self._admitted(peer_id, asking, row))
 
     def _admitted(self, peer_id: str, asking: _Asking, row: Row) -> Callable[[Answer], None]:
         def answered(answer: Answer) -> None:
@@ -162,7 +161,4 @@ class Taker:
                 detail = f"{peer_id} comes with another data directory (or one declared lost): it must not take part"
                 self._log.report("PEER_STORE_CHANGED", detail)
 
-        self._log.submit("confirm", None, build, answered)
-
-
-__all__ = ["Build", "Taker"]
+        self._log.submit(Request("confirm", None, build), answered)
