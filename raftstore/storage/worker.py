@@ -29,6 +29,7 @@ Post = Callable[[Callable[[], None]], object]
 BACKLOG_BYTES_MAX = 64 * 1024 * 1024
 JOB_BYTES = 64  # what a job without payload counts
 ASIDE_JOBS_MAX = 16
+MARK_AFTER_S = 0.01  # of quiet: earlier it would keep the node's loop from going on with what has just become durable
 SNAPSHOT_PAUSE_S = 0.0005  # between two steps of a snapshot: the other threads' turn
 
 
@@ -271,21 +272,20 @@ class StorageWorker(Worker):
         self._asides.put(steps)
 
     def _run(self) -> None:
-        jobs, is_open = self._jobs, True
+        jobs, is_open, is_marked = self._jobs, True, True
         while is_open:
             group = []
-            item = jobs.get()
             try:
+                item = jobs.get() if is_marked else jobs.get(timeout=MARK_AFTER_S)
                 while item is not None:
                     group.append(item)
                     item = jobs.get_nowait()
                 is_open = False
             except Empty:
                 pass
-            if group and not self._perform(group):
+            if not (self._perform(group) if group else self._mark()):
                 return
-            if jobs.empty() and not self._mark():
-                return
+            is_marked = not group
 
     def _run_aside(self) -> None:
         active: deque[Step] = deque()

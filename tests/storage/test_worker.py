@@ -130,6 +130,17 @@ def test_what_gathers_while_it_syncs_shares_one_sync(scene: Scene) -> None:
     assert scene.disk.calls - before <= 2 + 1 + 2, "one group, the mark, and what an orderly end adds"
 
 
+def test_the_log_is_marked_once_nothing_comes_any_more() -> None:
+    """The mark says that the last group was durable, which nothing waits for: it comes when there is nothing to do."""
+    scene, marked = Scene(StorageWorker), threading.Event()
+    mark = scene.store.mark
+    scene.store.mark = lambda: (mark(), marked.set())  # type: ignore[method-assign]
+    last = scene.worker.append(entries(1, 3))
+    scene.run_until(lambda: scene.worker.durable == last)
+    assert marked.wait(PATIENCE_S) and scene.store._log._tail.marked
+    scene.finish()
+
+
 def test_the_backlog_is_counted_and_bounded(kind: Kind) -> None:
     """Beyond its bound the worker says that it is full; beyond twice the bound it takes nothing more."""
     scene = Scene(kind, backlog_bytes_max=1000)
