@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from jepsen_like.sim.disk import SimDisk
 from jepsen_like.sim.loop import SimLoop
 from jepsen_like.sim.scheduler import Scheduler
-from raftstore.storage.worker import Job, Worker
+from raftstore.storage.worker import MARK_AFTER_S, Job, Worker
 
 WAKE_NS = 15_000  # until a thread that slept has its work
 PAUSE_NS = 500_000  # between two steps of a snapshot
@@ -56,10 +57,8 @@ class SimWorker(Worker):
         if self._is_closed or self._store.failure is not None:
             return
         if not self._jobs:
-            self._loop.begin_thread(self._scheduler.now)
-            self._mark()
-            self._loop.end_thread()
             self._is_busy = False
+            self._later(self._scheduler.now + int(MARK_AFTER_S * 1e9), partial(self._mark_if_quiet, self.submitted))
             return
         group = list(self._jobs)
         self._jobs.clear()
@@ -68,6 +67,12 @@ class SimWorker(Worker):
         done_at = self._through_ns = self._loop.end_thread()
         if is_sound:
             self._later(done_at, self._work)
+
+    def _mark_if_quiet(self, submitted: int) -> None:
+        if self.submitted == submitted and not self._is_closed and self._store.failure is None:
+            self._loop.begin_thread(self._scheduler.now)
+            self._mark()
+            self._loop.end_thread()
 
     # --- the snapshots' thread -------------------------------------------------------------------------------
     def _put_aside(self, steps: Iterator[None]) -> None:

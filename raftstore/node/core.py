@@ -1,8 +1,9 @@
 """The node's heart: everything of one process on one event loop, without its sockets, threads and files.
 
 Inputs (a peer's message, storage's "durable", a caller's op, time) set things up and ask for a step. A step reads
-as a sequence: Raft step, which applies what is committed; propose or forward what waits; ask for reads; release what
-may leave. Tests and the simulator build this very class with their own clock, links and storage.
+as a sequence: Raft step, which lets go what disk and peers can go on with and then applies what is committed; propose
+or forward what waits; ask for reads; release what may leave. Tests and the simulator build this very class with their
+own clock, links and storage.
 """
 
 from __future__ import annotations
@@ -194,9 +195,9 @@ class Core:
         except MalformedMessage as problem:
             self.observer.report("MALFORMED_MESSAGE", f"{peer_id}: {problem}")
             self._links.drop(peer_id, "MALFORMED_MESSAGE")
-        except Exception as problem:
-            self._fail_by(problem)
-            if not isinstance(problem, FATAL):
+        except Exception as failure:
+            self._fail_by(failure)
+            if not isinstance(failure, FATAL):
                 raise
         self.ask_step()
 

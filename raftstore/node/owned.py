@@ -10,6 +10,8 @@ within their bound. (Ownership model, sections 1 and 8.)
 
 from __future__ import annotations
 
+from typing import Any
+
 from raftstore.ports import Clock
 
 EPOCH_BITS = 64  # more than any epoch has
@@ -28,7 +30,7 @@ class Owned:
         self._lease_until_ns = 0
         self._own_until_ns = 0
 
-    def owns(self, session_id: str, epoch: int | None = None) -> bool:
+    def owns(self, session_id: Any, epoch: Any = None) -> bool:
         """Whether this node may act for the session at this instant, under that epoch if one is given."""
         held = self._held.get(session_id)
         if held is None or (epoch is not None and epoch != held & EPOCH_MASK):

@@ -7,14 +7,18 @@ this node act for the session, `gives_up` what ends that (`owns` is false from t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from raftstore.config import ClusterConfig
 from raftstore.errors import InvalidArgument
 from raftstore.node.proposals import Request
 from raftstore.ownership import commands as ops
-from raftstore.types import Binding
 
 DRAIN, MIGRATION = "DRAIN", "MIGRATION"
+
+Given = (
+    Any  # by a caller, to be checked here: a compiled function checks what is declared, with TypeError and True for 1
+)
 
 
 class Requests:
@@ -24,29 +28,28 @@ class Requests:
         self._config = config
         self.mapping_epoch: Callable[[], int] = lambda: 0  # by which a session was judged to belong here
 
-    def timeout_ms(self, timeout_ms: int | None) -> int | None:
+    def timeout_ms(self, timeout_ms: Given) -> int | None:
         limit = self._config.timing.op_timeout_max_ms
         if timeout_ms is not None and (type(timeout_ms) is not int or not 1 <= timeout_ms <= limit):
             raise InvalidArgument("timeout_ms", f"must be an integer from 1 to {limit}")
-        return timeout_ms
+        return None if timeout_ms is None else int(timeout_ms)
 
-    def _ttl(self, ttl_ms: int | None) -> int:
+    def _ttl(self, ttl_ms: Given) -> int:
         sessions = self._config.sessions
         ttl = sessions.ttl_default_ms if ttl_ms is None else ttl_ms
         return ops.validate_ttl_ms(ttl, sessions.ttl_max_ms)
 
-    def _node(self, field: str, node_id: str) -> str:
+    def _node(self, field: str, node_id: Given) -> None:
         if node_id not in self._config.node_ids:
             raise InvalidArgument(field, f"no node {node_id!r} (known: {', '.join(self._config.node_ids)})")
-        return node_id
 
     def create(
         self,
-        session_id: str,
-        binding: Binding | None,
-        ttl_ms: int | None,
-        policy: str | None,
-        timeout_ms: int | None,
+        session_id: Given,
+        binding: Given,
+        ttl_ms: Given,
+        policy: Given,
+        timeout_ms: Given,
     ) -> Request:
         ops.validate_session_id(session_id)
         _check_optional(binding)
@@ -67,9 +70,7 @@ class Requests:
             binds=binding is not None,
         )
 
-    def reattach(
-        self, session_id: str, version: int, binding: Binding, nonce: int | None, timeout_ms: int | None
-    ) -> Request:
+    def reattach(self, session_id: Given, version: Given, binding: Given, nonce: Given, timeout_ms: Given) -> Request:
         _check(session_id, version)
         ops.validate_binding(binding)
         ops.validate_nonce(nonce)
@@ -81,7 +82,7 @@ class Requests:
             binds=True,
         )
 
-    def detach(self, session_id: str, version: int, reason: str, timeout_ms: int | None) -> Request:
+    def detach(self, session_id: Given, version: Given, reason: Given, timeout_ms: Given) -> Request:
         _check(session_id, version)
         ops.validate_reason(reason)
         return Request(
@@ -92,7 +93,7 @@ class Requests:
             gives_up=True,
         )
 
-    def renew(self, session_id: str, version: int, ttl_ms: int | None, timeout_ms: int | None) -> Request:
+    def renew(self, session_id: Given, version: Given, ttl_ms: Given, timeout_ms: Given) -> Request:
         _check(session_id, version)
         ttl = self._ttl(ttl_ms)
         return Request(
@@ -102,7 +103,7 @@ class Requests:
             self.timeout_ms(timeout_ms),
         )
 
-    def freeze(self, session_id: str, version: int, reason: str, to: str, timeout_ms: int | None) -> Request:
+    def freeze(self, session_id: Given, version: Given, reason: Given, to: Given, timeout_ms: Given) -> Request:
         _check(session_id, version)
         self._node("to", to)
         return Request(
@@ -113,7 +114,7 @@ class Requests:
             gives_up=True,
         )
 
-    def transfer(self, session_id: str, version: int, timeout_ms: int | None) -> Request:
+    def transfer(self, session_id: Given, version: Given, timeout_ms: Given) -> Request:
         _check(session_id, version)
         return Request(
             "transfer",
@@ -123,7 +124,7 @@ class Requests:
             gives_up=True,
         )
 
-    def resume(self, session_id: str, version: int, binding: Binding | None, timeout_ms: int | None) -> Request:
+    def resume(self, session_id: Given, version: Given, binding: Given, timeout_ms: Given) -> Request:
         _check(session_id, version)
         _check_optional(binding)
         return Request(
@@ -134,7 +135,7 @@ class Requests:
             binds=binding is not None,
         )
 
-    def thaw(self, session_id: str, version: int, timeout_ms: int | None) -> Request:
+    def thaw(self, session_id: Given, version: Given, timeout_ms: Given) -> Request:
         _check(session_id, version)
         return Request(
             "thaw",
@@ -143,7 +144,7 @@ class Requests:
             self.timeout_ms(timeout_ms),
         )
 
-    def failover(self, session_id: str, version: int, binding: Binding | None, timeout_ms: int | None) -> Request:
+    def failover(self, session_id: Given, version: Given, binding: Given, timeout_ms: Given) -> Request:
         _check(session_id, version)
         _check_optional(binding)
         return Request(
@@ -154,7 +155,9 @@ class Requests:
             binds=binding is not None,
         )
 
-    def terminate(self, session_id: str, version: int, reason: str, operator: bool, timeout_ms: int | None) -> Request:
+    def terminate(
+        self, session_id: Given, version: Given, reason: Given, operator: Given, timeout_ms: Given
+    ) -> Request:
         _check(session_id, version)
         ops.validate_reason(reason)
         if type(operator) is not bool:
@@ -167,18 +170,18 @@ class Requests:
             gives_up=True,
         )
 
-    def drain(self, timeout_ms: int | None) -> Request:
+    def drain(self, timeout_ms: Given) -> Request:
         return Request("drain", None, lambda seq, deadline: ops.drain(seq, deadline), self.timeout_ms(timeout_ms))
 
-    def leave(self, timeout_ms: int | None) -> Request:
+    def leave(self, timeout_ms: Given) -> Request:
         return Request("leave", None, lambda seq, deadline: ops.leave(seq, deadline), self.timeout_ms(timeout_ms))
 
 
-def _check(session_id: str, version: int) -> None:
+def _check(session_id: Given, version: Given) -> None:
     ops.validate_session_id(session_id)
     ops.validate_version(version)
 
 
-def _check_optional(binding: Binding | None) -> None:
+def _check_optional(binding: Given) -> None:
     if binding is not None:
         ops.validate_binding(binding)

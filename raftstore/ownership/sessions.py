@@ -41,7 +41,7 @@ def _record(session_id: str, packed: bytes) -> SessionRecord:
 
 
 class Sessions:
-    """Like a dict of SessionRecord. A record that is read is equal to the one that was put in, and not the same."""
+    """Like a dict of SessionRecord. A record that is read is equal to the one that was put in."""
 
     __slots__ = ("_added", "_aside", "_packed", "_readers")
 

@@ -10,9 +10,10 @@ Within the read lease nobody is asked. A voter that heard of us helps no candida
 (`Elections._hears_leader`), also when it restarts meanwhile, and any majority that could elect another leader
 includes one of the majority that answered us last. So until that timeout has passed since we sent what they
 answered, less the drift between two clocks, we are the only leader, and what we have applied holds everything that
-anybody was told: whoever learns of a commit learns it from us, after we applied it. A transfer of leadership sets
-the voters free at once; so a leader that asked for one has no read lease for the rest of its term. Pauses are
-harmless: the read lease is looked at after the read began, and the state after the read lease.
+anybody was told: whoever learns of a commit learns it from us, and where that is before we applied it, we give the
+read lease up first and take it again once all is applied. A transfer of leadership sets the voters free at once; so a
+leader that asked for one has no read lease for the rest of its term. Pauses are harmless: the read lease is looked at
+after the read began, and the state after the read lease.
 """
 
 from __future__ import annotations

@@ -13,14 +13,15 @@ the valid group expected there:
     (1) A valid group header behind X, or a segment with a valid header behind this one, was written after X was
         durable. What stands at X has changed since: corruption, the node refuses to start. The same for a segment
         without a valid header, or shorter than its header says.
-    (2) No such witness: a group was being written at X when the machine stopped, and its sync had not returned, for
-        then either a mark or the next group would follow. It was never acknowledged: it is cut.
+    (2) No such witness: a group was being written at X when the machine stopped, and its sync had not returned, or
+        only just, for else either a mark or the next group would follow. What an unfinished write left was never
+        acknowledged: it is cut.
 
 A header is a witness even when its own group is torn, and checksums seeded with segment and offset keep stale or
 copied bytes from being one. A crash alone never leads to (1): the bytes of one unsynced group hold one header, its
 own, at X itself. What is acknowledged and then damaged is refused by (1), with one gap: damage to the last group when
-the crash also took the mark that is written behind it once it is durable. The mark is written after each sync, and
-synced with the next one and at every orderly stop.
+the crash also took, or came before, the mark that is written behind it. The mark is written once nothing has come for
+MARK_AFTER_S after a sync (`worker`), and synced with the next one and at every orderly stop.
 
 This rests on two promises of the disk: what a sync said is durable stays so, and a write harms no byte outside it.
 """

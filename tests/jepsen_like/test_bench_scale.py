@@ -132,6 +132,28 @@ def test_a_pause_counts_for_the_snapshot_that_it_touches() -> None:
     asyncio.run(main())
 
 
+def test_a_snapshot_counts_only_under_the_watch_that_saw_all_of_it() -> None:
+    """One that ended before, or began before, says nothing about the stalls that were looked at."""
+
+    async def main() -> None:
+        pulse = Pulse()
+        pulse.snapshot_begins()(True)  # before any watch
+        early = pulse.snapshot_begins()
+        pulse.begin()
+        early(True)
+        assert pulse.take()["snapshot_ms"] == []
+        pulse.begin()
+        late = pulse.snapshot_begins()
+        assert pulse.take()["snapshot_ms"] == []
+        late(True)
+        pulse.begin()
+        pulse.snapshot_begins()(True)
+        pulse.snapshot_begins()(False)  # it failed
+        assert len(pulse.take()["snapshot_ms"]) == 1
+
+    asyncio.run(main())
+
+
 def test_its_size_is_chosen_by_the_number_of_sessions() -> None:
     """As --sessions does; quick is small."""
     assert sized("scale", quick=False, given={"sessions": 5_000, "kills": 3}) == Scale(sessions=5_000)

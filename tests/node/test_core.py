@@ -44,6 +44,7 @@ def test_a_refusal_leaves_nothing_for_the_garbage_collector() -> None:
         gc.enable()
 
 
+@pytest.mark.plain
 def test_an_idle_follower_is_woken_by_its_leader_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own house-keeping goes with the leader's beats: waking up is what an idle node costs."""
     world = ready_world(34)
@@ -148,6 +149,7 @@ def test_an_answer_for_an_earlier_connection_is_not_sent_to_the_next() -> None:
     assert reader.node_id not in sent and told == [False]
 
 
+@pytest.mark.plain
 def test_an_op_that_a_leader_was_not_ready_for_is_sent_again() -> None:
     """Refused at the transport of the op, not its content: the caller waits a little longer, and no more."""
     world = ready_world(35)
@@ -186,6 +188,7 @@ class Buggy:
         return 1 / 0
 
 
+@pytest.mark.plain
 def test_a_bug_stops_the_node_for_good() -> None:
     """Whatever was not foreseen, nothing can be trusted after it: own nothing, answer what is certain, say why."""
     world = ready_world(37)
@@ -324,6 +327,7 @@ def test_only_the_leader_s_chain_counts() -> None:
     assert node.failed is not None and node.failed.startswith("STATE_DIVERGENCE")
 
 
+@pytest.mark.plain
 def test_a_message_that_breaks_an_invariant_stops_the_node() -> None:
     """A bug met while a message is handled is as final as one met in a step."""
     world = ready_world(45)

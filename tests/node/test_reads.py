@@ -32,6 +32,7 @@ def on_the_loop(node: Node, work: Callable[[], None]) -> None:
     node._bridge.call(work)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("own_thread", [True, False])
 def test_a_linearizable_read_waits_for_the_majority_and_a_local_one_does_not(tmp_path: Path, own_thread: bool) -> None:
     """With the timeout of the configuration as with one of its own."""
@@ -51,6 +52,7 @@ def test_a_linearizable_read_waits_for_the_majority_and_a_local_one_does_not(tmp
     asyncio.run(main())
 
 
+@pytest.mark.plain
 def test_a_read_whose_leader_is_gone_asks_the_next_one(tmp_path: Path) -> None:
     """An answer of the first that comes after all changes nothing."""
 
@@ -68,6 +70,7 @@ def test_a_read_whose_leader_is_gone_asks_the_next_one(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("answer", [None, False])
 def test_a_read_that_no_majority_confirms_is_refused_in_time(tmp_path: Path, answer: bool | None) -> None:
     """Whether nobody answers at all, or every leader is gone at once."""
@@ -86,6 +89,7 @@ def test_a_read_that_no_majority_confirms_is_refused_in_time(tmp_path: Path, ans
     asyncio.run(main())
 
 
+@pytest.mark.plain
 def test_what_waits_as_the_node_s_loop_ends_is_told_so(tmp_path: Path) -> None:
     """A read that was posted in the last instant, and work on that loop that is not done."""
 
@@ -111,6 +115,7 @@ def test_what_waits_as_the_node_s_loop_ends_is_told_so(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.plain
 def test_a_call_does_not_wait_for_ever_for_a_node_that_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,17 +41,34 @@ class Pulse:
     def __init__(self) -> None:
         self.is_writing = False  # a snapshot
         self.begun = 0  # snapshots so far
-        self.snapshot_ns: list[int] = []  # how long each took that has ended
+        self.snapshot_ns: list[int] = []  # how long each took that began and ended under this watch
         self.worst_ns = {"quiet": 0, "snapshot": 0}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
         self._was = (False, 0)
+        self._begun_before = 0  # snapshots that began before this watch
 
     def begin(self) -> None:
         """From here on, until taken: while it is not asked for it costs nothing."""
         self._loop = asyncio.get_running_loop()
+        self._begun_before = self.begun
+        self.snapshot_ns = []
         self._again()
+
+    def snapshot_begins(self) -> Callable[[bool], None]:
+        """To be called when that one has ended, with whether it was written."""
+        begun_ns = time.perf_counter_ns()
+        self.is_writing = True
+        self.begun += 1
+        number = self.begun
+
+        def ended(is_written: bool) -> None:
+            self.is_writing = False
+            if is_written and number > self._begun_before and self._timer is not None:
+                self.snapshot_ns.append(time.perf_counter_ns() - begun_ns)
+
+        return ended
 
     def _again(self) -> None:
         assert self._loop is not None
@@ -75,7 +92,6 @@ class Pulse:
             "snapshot_ms": [took / 1e6 for took in self.snapshot_ns],
         }
         self.worst_ns = dict.fromkeys(self.worst_ns, 0)
-        self.snapshot_ns = []
         return found
 
 
@@ -93,17 +109,13 @@ class WatchedWorker(StorageWorker):
     def write_snapshot(
         self, index: int, term: int, chunks: Iterable[bytes], done: Callable[[SnapshotInfo | Exception], None]
     ) -> None:
-        pulse, begun_ns = self.pulse, time.perf_counter_ns()
-        pulse.is_writing = True
-        pulse.begun += 1
+        ended = self.pulse.snapshot_begins()
 
-        def ended(info: SnapshotInfo | Exception) -> None:
-            pulse.is_writing = False
-            if isinstance(info, SnapshotInfo):
-                pulse.snapshot_ns.append(time.perf_counter_ns() - begun_ns)
+        def told(info: SnapshotInfo | Exception) -> None:
+            ended(isinstance(info, SnapshotInfo))
             done(info)
 
-        super().write_snapshot(index, term, chunks, ended)
+        super().write_snapshot(index, term, chunks, told)
 
 
 class Scale(Embedded):
