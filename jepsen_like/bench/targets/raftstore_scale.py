@@ -148,6 +148,7 @@ class Scale(Embedded):
         found = {name: status[name] for name in ("ready", "leader", "role", "sessions_total")}
         found["connected"] = sum(row["connected"] for row in status["peers"])
         found["audit_backlog"] = status["counters"]["audit_backlog"]
+        found["snapshots_watched"] = len(self._pulse.snapshot_ns)
         return {**found, "owned": {row["node"]: row["sessions"] for row in status["nodes"]}}
 
     async def room(self, sessions: int) -> dict[str, Any]:

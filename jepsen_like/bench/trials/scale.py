@@ -220,17 +220,14 @@ class Run:
     async def snapshots(self, callers: int) -> dict[str, Any]:
         """Load until every node has written a snapshot that began and ended under it."""
         self._say(f"scale: {callers} callers per node until every node has written a snapshot ...")
-        seen: dict[str, list[dict[str, Any]]] = {node: [] for node in NODES}
         parts = []
         end_ns = self._cluster.now_ns() + int(SNAPSHOT_WAIT_S * 1e9)
-        while not all(any(one["snapshot_ms"] for one in found) for found in seen.values()):
+        await self._watch()
+        while not all(view["snapshots_watched"] for view in await self._cluster.ask_all("view")):
             if self._cluster.now_ns() > end_ns:
                 raise BenchFailed(f"not every node wrote a snapshot within {SNAPSHOT_WAIT_S:g} s")
-            await self._watch()
             parts.append(await self.walk(callers, self._scale.seconds))
-            for node, one in zip(NODES, await self._watched(), strict=True):
-                seen[node].append(one)
-        return {**joined(parts), **stalls([one for found in seen.values() for one in found])}
+        return {**joined(parts), **stalls(await self._watched())}
 
     async def expiry(self) -> dict[str, Any]:
         """Sessions of one node, all due at once, under a light load."""
