@@ -9,7 +9,7 @@ from jepsen_like.sim.defects import Mutant, attribute, patched, replaced, severa
 from jepsen_like.sim.defects_node import answers_of_former_processes
 from raftstore.node import leader
 from raftstore.node.replica import Replica
-from raftstore.ownership import commands, events, nodes, transitions
+from raftstore.ownership import batches, commands, events, nodes, transitions
 from raftstore.ownership import machine as machines
 from raftstore.ownership import records as r
 from raftstore.ownership import step as steps
@@ -71,7 +71,7 @@ def _any_sender(original: Any) -> Any:
     """A leader takes a group whatever process of its sender made it."""
 
     def is_well_formed(data: bytes, node_id: str, incarnation: int, ops_max: int) -> Any:
-        made_by = commands.unpack(b"\x91" + data)
+        made_by = batches.unpack(b"\x91" + data)
         return original(data, node_id, made_by[0][1] if type(made_by) is list else incarnation, ops_max)
 
     return is_well_formed

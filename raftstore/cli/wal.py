@@ -11,7 +11,8 @@ import click
 from raftstore.cli.exits import Failure, outcomes_as_exits
 from raftstore.cli.output import echo_json
 from raftstore.cli.target import output_option
-from raftstore.ownership.commands import OP_NAMES, decode_batch
+from raftstore.ownership.batches import decode_batch
+from raftstore.ownership.commands import OP_NAMES
 from raftstore.raft.seams import NO_OP, REGULAR
 from raftstore.storage import inspect
 from raftstore.storage.disk import OsDisk

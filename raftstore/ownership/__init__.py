@@ -1,6 +1,7 @@
 """The pure ownership machine: who owns which session, decided from the log alone."""
 
 from raftstore.ownership import machine as _machine
+from raftstore.ownership.batches import encode_batch, is_well_formed_group, join_batch, pack_group
 from raftstore.ownership.commands import (
     OP_NAMES,
     SWEEP_MAX,
@@ -13,15 +14,11 @@ from raftstore.ownership.commands import (
     create_mapped,
     detach,
     drain,
-    encode_batch,
     failover,
     forget,
     freeze,
-    is_well_formed_group,
     join,
-    join_batch,
     leave,
-    pack_group,
     reattach,
     reclaim,
     renew,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-from raftstore.ownership import commands, events, nodes, placement, reading, snapshot
+from raftstore.ownership import batches, commands, events, nodes, placement, reading, snapshot
 from raftstore.ownership import records as r
 from raftstore.ownership.params import DEFAULTS, Params, lease_length_ms
 from raftstore.ownership.placement import Placement
@@ -88,7 +88,7 @@ class Machine:
         """Apply the committed entry at `index`. Total in `data`; ValueError if `index` does not grow (a bug)."""
         if index <= self.index:
             raise ValueError(f"entry {index} offered after {self.index} was applied")
-        batch = commands.decode_batch(data)
+        batch = batches.decode_batch(data)
         if batch is None:
             step = self._step(index, self.last_wall_ms)
             step.note(events.MALFORMED_BATCH)

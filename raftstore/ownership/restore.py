@@ -8,7 +8,8 @@ from typing import Any
 
 from raftstore.ownership import placement
 from raftstore.ownership import records as r
-from raftstore.ownership.commands import INCARNATION_MAX, NUMBER_MAX, POLICIES, SEQ_MAX, is_id, is_number, unpack
+from raftstore.ownership.batches import unpack
+from raftstore.ownership.commands import INCARNATION_MAX, NUMBER_MAX, POLICIES, SEQ_MAX, is_id, is_number
 from raftstore.ownership.machine import Machine
 from raftstore.ownership.params import DEFAULTS, is_param
 from raftstore.ownership.records import NodeRecord, Row, SessionRecord

@@ -13,7 +13,7 @@ from raftstore.node.owned import Owned
 from raftstore.node.proposals import Answer, Pending, Proposals, Request
 from raftstore.node.replica import Replica
 from raftstore.node.requests import Requests
-from raftstore.ownership import Machine, SessionRecord, commands, restore
+from raftstore.ownership import Machine, SessionRecord, batches, commands, restore
 
 MS = 1_000_000
 ME, INCARNATION = "vpn-1", 101
@@ -99,7 +99,7 @@ class ReplicaRig:
     # --- making entries
     def entry(self, *groups: tuple[str, int, int, list[bytes]], jump: int | None = None) -> None:
         self.index += 1
-        data = commands.encode_batch(self.stamp_ms, self.clock.wall, jump, groups)
+        data = batches.encode_batch(self.stamp_ms, self.clock.wall, jump, groups)
         self.replica.apply(self.index, 1, data)
 
     def submit(self, request: Request, *, timeout_ms: int = 2_000) -> Told:
@@ -168,7 +168,7 @@ class Elsewhere:
 
     def entry(self, *groups: tuple[str, int, int, list[bytes]]) -> None:
         self.index += 1
-        self.machine.apply(self.index, 1, commands.encode_batch(self.rig.stamp_ms, 0, None, groups))
+        self.machine.apply(self.index, 1, batches.encode_batch(self.rig.stamp_ms, 0, None, groups))
 
     def install(self) -> None:
         self.rig.index = self.index

@@ -6,7 +6,7 @@ from node_parts import ReplicaRig
 from virtual_cluster import BINDING, make_config, ready_world, requests_of
 
 from raftstore.node.leader import FORWARDED_GROUPS_MAX, LeaderDuties
-from raftstore.ownership import SWEEP_MAX, commands
+from raftstore.ownership import SWEEP_MAX, batches, commands
 from raftstore.raft.seams import FOLLOWER, LEADER
 
 
@@ -29,7 +29,7 @@ class FakeRaft:
         self.wanted.append((peer, index))
 
     def propose(self, data: bytes) -> int | None:
-        batch = commands.decode_batch(data)
+        batch = batches.decode_batch(data)
         assert batch is not None
         self.proposed.append(batch)
         self.last_log_index += 1
@@ -59,7 +59,7 @@ class Rig:
     def forward(self, node_id: str, count: int, *, inc: int = 202, padding: int = 0) -> bool:
         name = "x" * padding or "s"
         ops = [commands.detach(seq, 2**50, name, 1, "X") for seq in range(count)]
-        return self.duties.accept_forwarded(commands.pack_group(node_id, inc, 0, ops), "vpn-2", 202)
+        return self.duties.accept_forwarded(batches.pack_group(node_id, inc, 0, ops), "vpn-2", 202)
 
     def sizes(self) -> list[list[int]]:
         """Ops per group of every batch."""
@@ -69,7 +69,7 @@ class Rig:
 def test_groups_of_several_nodes_share_a_batch_up_to_its_bound() -> None:
     """Own ops first, then forwarded groups in order, whole; what does not fit waits for the next entry."""
     rig = Rig()
-    rig.own.append((commands.pack_group("vpn-1", 101, 0, [commands.drain(1, 2**50)]), 1))
+    rig.own.append((batches.pack_group("vpn-1", 101, 0, [commands.drain(1, 2**50)]), 1))
     assert rig.forward("vpn-2", 2) and rig.forward("vpn-2", 2) and rig.forward("vpn-2", 4)
     assert rig.duties.propose()
     assert rig.sizes() == [[1, 2], [2], [4]]

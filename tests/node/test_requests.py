@@ -9,7 +9,7 @@ from virtual_cluster import BINDING
 
 from raftstore.errors import InvalidArgument
 from raftstore.node.proposals import Request
-from raftstore.ownership.commands import unpack
+from raftstore.ownership.batches import unpack
 from raftstore.types import Binding
 
 BAD_IDS = ["", "x" * 65, "caf\u00e9", "a\nb", "tab\t", None, 7, b"s", ["s"]]

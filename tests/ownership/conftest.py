@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raftstore.ownership import REASONS, Applied, Machine, SessionRecord, commands, invariants, restore
+from raftstore.ownership import REASONS, Applied, Machine, SessionRecord, batches, commands, invariants, restore
 from raftstore.ownership.events import SESSION_ADMITTED, SESSION_HANDED_OVER
 
 INCARNATIONS = {"a": 101, "b": 202, "c": 303}
@@ -47,7 +47,7 @@ class Driver:
         return self.applied
 
     def batch(self, *groups: tuple[str, int, int, list[bytes]], jump: int | None = None, wall_ms: int = 0) -> Applied:
-        return self.raw(commands.encode_batch(self.now_ms, wall_ms, jump, groups))
+        return self.raw(batches.encode_batch(self.now_ms, wall_ms, jump, groups))
 
     def send(
         self, node: str, build: Callable[..., bytes], *args: Any, inc: int | None = None, deadline: int = FAR_MS

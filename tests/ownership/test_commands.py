@@ -6,6 +6,7 @@ import msgpack
 import pytest
 
 from raftstore.errors import InvalidArgument
+from raftstore.ownership import batches
 from raftstore.ownership import commands as c
 from raftstore.ownership.shapes import is_well_formed
 from raftstore.types import Binding
@@ -39,19 +40,19 @@ FOREIGN = [None, True, -1, 1.5, float("nan"), 2**64 - 1, "", "x" * 200, "\x00", 
 @pytest.mark.parametrize("op", GOOD_OPS)
 def test_every_constructor_makes_a_well_formed_op(op):
     """What the constructors pack from valid arguments is what the machine understands."""
-    assert is_well_formed(c.unpack(op))
-    assert c.unpack(op)[0] in c.OP_NAMES
+    assert is_well_formed(batches.unpack(op))
+    assert batches.unpack(op)[0] in c.OP_NAMES
 
 
 @pytest.mark.parametrize("op", GOOD_OPS)
 def test_an_op_with_a_part_missing_added_or_of_another_kind_is_malformed_or_valid_never_an_error(op):
     """Each item of each op is replaced by everything foreign: the check answers, and shorter or longer ops fail it."""
-    items = c.unpack(op)
+    items = batches.unpack(op)
     assert not is_well_formed(items[:-1])
     assert not is_well_formed(items + [None])
     for place in range(len(items)):
         for value in FOREIGN:
-            changed = c.unpack(msgpack.packb([*items[:place], value, *items[place + 1 :]]))
+            changed = batches.unpack(msgpack.packb([*items[:place], value, *items[place + 1 :]]))
             assert is_well_formed(changed) in (True, False)
             if place < 2 and value != 2**64 - 1:
                 assert not is_well_formed(changed)
@@ -111,24 +112,24 @@ def test_bad_policies_are_named():
 def test_joining_packed_groups_gives_the_batch_that_packing_all_at_once_would(count):
     """The leader concatenates; the bytes are those of one msgpack value, whatever the sizes."""
     op = c.join(1, 9)
-    group = c.pack_group("a", 2**64 - 1, 3, [op] * count)
+    group = batches.pack_group("a", 2**64 - 1, 3, [op] * count)
     whole = msgpack.packb([1, 5, 6, None, [["a", 2**64 - 1, 3, [[2, 1, 9]] * count]]])
-    assert c.join_batch(5, 6, None, [group]) == whole
-    assert c.encode_batch(5, 6, None, [("a", 2**64 - 1, 3, [op] * count)]) == whole
-    assert c.is_well_formed_group(group, "a", 2**64 - 1, 70_000) == count
+    assert batches.join_batch(5, 6, None, [group]) == whole
+    assert batches.encode_batch(5, 6, None, [("a", 2**64 - 1, 3, [op] * count)]) == whole
+    assert batches.is_well_formed_group(group, "a", 2**64 - 1, 70_000) == count
 
 
 def test_a_group_must_be_its_senders_and_within_the_bound():
     """A leader takes no group in another's name, too large, cut short or with something behind it."""
-    group = c.pack_group("a", 7, 0, [c.join(1, 9)] * 3)
-    assert c.is_well_formed_group(group, "a", 7, 3) == 3
-    assert c.is_well_formed_group(group, "b", 7, 3) is None
-    assert c.is_well_formed_group(group, "a", 8, 3) is None
-    assert c.is_well_formed_group(group, "a", 7, 2) is None
-    assert c.is_well_formed_group(group[:-1], "a", 7, 3) is None
-    assert c.is_well_formed_group(group + b"\xc0", "a", 7, 3) is None
-    assert c.is_well_formed_group(b"", "a", 7, 3) is None
-    assert c.is_well_formed_group(b"\xc0", "a", 7, 3) is None
+    group = batches.pack_group("a", 7, 0, [c.join(1, 9)] * 3)
+    assert batches.is_well_formed_group(group, "a", 7, 3) == 3
+    assert batches.is_well_formed_group(group, "b", 7, 3) is None
+    assert batches.is_well_formed_group(group, "a", 8, 3) is None
+    assert batches.is_well_formed_group(group, "a", 7, 2) is None
+    assert batches.is_well_formed_group(group[:-1], "a", 7, 3) is None
+    assert batches.is_well_formed_group(group + b"\xc0", "a", 7, 3) is None
+    assert batches.is_well_formed_group(b"", "a", 7, 3) is None
+    assert batches.is_well_formed_group(b"\xc0", "a", 7, 3) is None
 
 
 def test_a_group_that_was_let_through_never_spoils_its_batch():
@@ -143,7 +144,7 @@ def test_a_group_that_was_let_through_never_spoils_its_batch():
         b"\xcb\x7f\xf8" + bytes(6),
     ]
     for inner in deep + odd:
-        group = c.pack_group("a", 7, 0, [inner])
-        admitted = c.is_well_formed_group(group, "a", 7, 9) is not None
-        assert not admitted or c.decode_batch(c.join_batch(1, 1, None, [group])) is not None
-    assert c.is_well_formed_group(c.pack_group("a", 7, 0, [b"\xa1\xff"]), "a", 7, 9) == 1
+        group = batches.pack_group("a", 7, 0, [inner])
+        admitted = batches.is_well_formed_group(group, "a", 7, 9) is not None
+        assert not admitted or batches.decode_batch(batches.join_batch(1, 1, None, [group])) is not None
+    assert batches.is_well_formed_group(batches.pack_group("a", 7, 0, [b"\xa1\xff"]), "a", 7, 9) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raftstore.ownership import batches
 from raftstore.ownership import commands as c
 from raftstore.ownership.placement import INVOLVED_MAX, NODES_MAX
 from raftstore.ownership.shapes import SHAPES, is_well_formed
@@ -73,7 +74,7 @@ BAD = [
 @pytest.mark.parametrize("op", GOOD)
 def test_every_constructor_makes_a_well_formed_op(op):
     """What the constructors pack from valid arguments is understood; shorter or longer it is not."""
-    items = c.unpack(op)
+    items = batches.unpack(op)
     assert is_well_formed(items)
     assert items[0] in c.OP_NAMES
     assert not is_well_formed(items[:-1])

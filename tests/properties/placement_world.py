@@ -19,6 +19,7 @@ from raftstore.ownership import (
     MappingRecord,
     SessionRecord,
     adopt,
+    batches,
     close,
     confirm,
     create_mapped,
@@ -240,7 +241,7 @@ class Node:
         marks = dict(self.machine.departed)
         applied = self.machine.apply(self.index, 1, data)
         _, (code, _) = applied.groups[0][2][-1]
-        self.world.done[f"{c.OP_NAMES[c.unpack(op)[0]]} {REASONS[code] or 'OK'}"] += 1
+        self.world.done[f"{c.OP_NAMES[batches.unpack(op)[0]]} {REASONS[code] or 'OK'}"] += 1
         kinds = {event[4] for event in applied.events}
         for record in applied.changed:
             admitted = SESSION_ADMITTED in kinds

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import raftstore
-from raftstore.ownership import REASONS, Applied, Machine, SessionRecord, invariants, restore
+from raftstore.ownership import REASONS, Applied, Machine, SessionRecord, batches, invariants, restore
 from raftstore.ownership import commands as c
 from raftstore.ownership.events import REFUSED, SESSION_ADMITTED, SESSION_HANDED_OVER
 from raftstore.ownership.transitions import TABLE
@@ -151,7 +151,7 @@ class Maker:
             groups.append((node, inc, max(0, self.seqs[node] - 20), ops))
             self.ops += len(ops)
         jump = rng.randrange(5_000) if rng.random() < 0.01 else None
-        return c.encode_batch(self.stamp_ms, self.stamp_ms * 2, jump, groups)
+        return batches.encode_batch(self.stamp_ms, self.stamp_ms * 2, jump, groups)
 
     def op(self, node: str, seq: int) -> bytes:
         if seq == 1:

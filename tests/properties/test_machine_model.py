@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from raftstore.ownership import REASONS, DueIndex, Machine, invariants, restore
+from raftstore.ownership import REASONS, DueIndex, Machine, batches, invariants, restore
 from raftstore.ownership import commands as c
 from raftstore.ownership.sweep import SLOT_MS, overdue
 
@@ -237,7 +237,7 @@ class MachineAgainstModel(RuleBasedStateMachine):
 
     def send(self, node: str, inc: int, seq: int, deadline: int, op: str, args: tuple[Any, ...]) -> None:
         self.last = (node, inc, seq, deadline, op, args)
-        data = c.encode_batch(self.model.now, 0, None, [(node, inc, 0, [getattr(c, op)(seq, deadline, *args)])])
+        data = batches.encode_batch(self.model.now, 0, None, [(node, inc, 0, [getattr(c, op)(seq, deadline, *args)])])
         self.index += 1
         before = dict(self.machine.sessions)
         seen = self.machine.result_of(node, inc, seq) is not None
@@ -333,7 +333,7 @@ class MachineAgainstModel(RuleBasedStateMachine):
         """Three slots after the index was last asked, it finds every session overdue for a slot, and no other."""
         was_ms = self.model.now = self.model.now + SLOT_MS * 3
         self.index += 1
-        self.machine.apply(self.index, 1, c.encode_batch(was_ms, 0, None, []))
+        self.machine.apply(self.index, 1, batches.encode_batch(was_ms, 0, None, []))
         found = self.due.due(was_ms, 100)
         assert len(found) == len(dict(found))
         for record in self.machine.sessions.values():
