@@ -3,7 +3,9 @@
 Each is packed: a few bytes instead of a dozen objects. That is less than half the memory, and the garbage collector,
 which would otherwise look at every record in each full pass, has nothing to look at. What changed last is put aside
 and packed later: sessions that change often are neither packed and unpacked each time nor looked for all over a big
-memory. While somebody reads a frozen state nothing is packed, so that freezing takes no copy of it.
+memory. While somebody reads a frozen state, what is packed waits beside the others, which stay as they are: so
+freezing takes no copy of them. It waits packed, too: else the garbage collector would stop the node's loop for each
+fifty thousand records that have changed meanwhile.
 
 Knows nothing of what a session means. One thread changes them. Any other may read a frozen state, and call `get`:
 wherever a record moves, its new place has it before the old one loses it, so nobody is shown an older one again.
@@ -19,11 +21,14 @@ import msgpack
 
 from raftstore.ownership.records import Row, SessionRecord
 
-Aside = dict[str, SessionRecord | Literal[False]]  # False: it is gone, and the packed one does not count any more
+# False: it is gone, and the packed one does not count any more
+Aside = dict[str, SessionRecord | Literal[False]]
+Waiting = dict[str, bytes | Literal[False]]
+Newer = dict[str, SessionRecord | bytes | Literal[False]]  # of both
 
 AT_HAND = 4_096  # of what was put aside stay there, once more have been
 PACK_LEAST = 256  # beyond that: to find the oldest ones has its price
-PACK_AT_ONCE = 2_048  # of what was put aside, after an entry: more than an entry can put aside
+PACK_AT_ONCE = 2_048  # of what was put aside or waits, after an entry: more than an entry can put aside
 
 # A packed session is the array of all fields but the id: header, state (one byte), owner ...
 _ARRAY_16: Final = b"\xdc\x00\x10"
@@ -43,20 +48,29 @@ def _record(session_id: str, packed: bytes) -> SessionRecord:
 class Sessions:
     """Like a dict of SessionRecord. A record that is read is equal to the one that was put in."""
 
-    __slots__ = ("_added", "_aside", "_packed", "_readers")
+    __slots__ = ("_added", "_aside", "_packed", "_readers", "_waiting")
 
     def __init__(self) -> None:
         self._packed: dict[str, bytes] = {}
-        self._aside: Aside = {}  # what changed last, and while a frozen state was being read
-        self._added = 0  # sessions that are only put aside, less those that are gone but for being packed
+        self._waiting: Waiting = {}  # newer than those: changed and packed while a frozen state was being read
+        self._aside: Aside = {}  # newer than both: what changed last
+        self._added = 0  # sessions that are only in one of the newer two, less those that are gone but for being packed
         self._readers = 0  # of frozen states: what is packed must not change
 
     def get(self, session_id: str) -> SessionRecord | None:
         record = self._aside.get(session_id)
         if record is not None:
             return record or None
-        packed = self._packed.get(session_id)
-        return None if packed is None else _record(session_id, packed)
+        body = self._body(session_id)
+        return _record(session_id, body) if body else None
+
+    def _body(self, session_id: str) -> bytes | Literal[False] | None:
+        """What is packed of it: False when it is gone, None when there never was any."""
+        if self._waiting:
+            body = self._waiting.get(session_id)
+            if body is not None:
+                return body
+        return self._packed.get(session_id)
 
     def __getitem__(self, session_id: str) -> SessionRecord:
         record = self.get(session_id)
@@ -66,7 +80,7 @@ class Sessions:
 
     def __setitem__(self, session_id: str, record: SessionRecord) -> None:
         aside = self._aside
-        if not aside.get(session_id) and (session_id in aside or session_id not in self._packed):
+        if not aside.get(session_id) and (session_id in aside or not self._body(session_id)):
             self._added += 1
         aside[session_id] = record
 
@@ -74,7 +88,7 @@ class Sessions:
         if session_id not in self:
             raise KeyError(session_id)
         aside, packed = self._aside, self._packed
-        if self._readers and session_id in packed:
+        if session_id in self._waiting or (self._readers and session_id in packed):
             aside[session_id] = False
             self._added -= 1
             return
@@ -84,23 +98,27 @@ class Sessions:
 
     def __contains__(self, session_id: object) -> bool:
         record = self._aside.get(session_id)  # type: ignore[call-overload]  # whatever is no id is not in it
-        return session_id in self._packed if record is None else bool(record)
+        return bool(self._body(session_id) if record is None else record)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self._packed) + self._added
 
     def __iter__(self) -> Iterator[str]:
-        return _ids(self._packed, self._aside)
+        return _ids(self._packed, self._newer())
+
+    def _newer(self) -> Newer:
+        """All that is newer than what is packed: a copy."""
+        return {**self._waiting, **self._aside}
 
     def keys(self) -> tuple[str, ...]:
         """All ids as of now: quick even for many, in a bare tuple, which the garbage collector forgets."""
-        aside, packed = self._aside, self._packed
-        gone = {session_id for session_id, record in aside.items() if not record}
+        newer, packed = self._newer(), self._packed
+        gone = {session_id for session_id, found in newer.items() if not found}
         old = filterfalse(gone.__contains__, packed) if gone else packed
-        return (*old, *(session_id for session_id, record in aside.items() if record and session_id not in packed))
+        return (*old, *(session_id for session_id, found in newer.items() if found and session_id not in packed))
 
     def values(self) -> Iterator[SessionRecord]:
-        return _values(self._packed, self._aside)
+        return _values(self._packed, self._newer())
 
     def items(self) -> Iterator[tuple[str, SessionRecord]]:
         return ((record.session_id, record) for record in self.values())
@@ -123,45 +141,64 @@ class Sessions:
 
     def in_state(self, state: int) -> list[SessionRecord]:
         """Those in one state, of which there are few: looks at all of them, as quickly as can be."""
-        aside = self._aside
-        packed = [s for s, body in self._packed.items() if body[_STATE_AT] == state and s not in aside]
-        return [
-            *(self[s] for s in packed),
-            *(record for record in aside.values() if record and record.state == state),
-        ]
+        newer = self._newer()
+        packed = [s for s, body in self._packed.items() if body[_STATE_AT] == state and s not in newer]
+        candidates = (_opened(session_id, found) for session_id, found in newer.items() if found)
+        return [*(self[s] for s in packed), *(record for record in candidates if record.state == state)]
 
     def may_be_owned_by(self, owner: str) -> Callable[[str], bool]:
         """A quick look at one session: False if that node does not own it."""
-        mark, aside, packed = _pack(owner), self._aside, self._packed
+        mark = _pack(owner)
 
         def look(session_id: str) -> bool:
-            body = packed.get(session_id)
-            return session_id in aside or (body is not None and body.startswith(mark, _OWNER_AT))
+            body = self._packed.get(session_id)
+            is_newer = session_id in self._aside or session_id in self._waiting
+            return is_newer or (body is not None and body.startswith(mark, _OWNER_AT))
 
         return look
 
     def pack_some(self) -> None:
-        """To be called now and then: pack what was put aside first, unless somebody reads a frozen state."""
-        aside, packed = self._aside, self._packed
+        """To be called now and then: pack some of what was put aside first, or let in some of what waits packed."""
+        if self._waiting and not self._readers:
+            self._let_in()
+            return
+        aside = self._aside
         excess = len(aside) - AT_HAND
-        if excess < PACK_LEAST or self._readers:
+        if excess < PACK_LEAST:
             return
         for session_id in list(islice(aside, min(excess, PACK_AT_ONCE))):
             record = aside[session_id]
-            before = len(packed)
-            if record:
-                packed[session_id] = _pack(record[1:])
+            body: bytes | Literal[False] = _pack(record[1:]) if record else False
+            if self._readers:
+                self._waiting[session_id] = body
             else:
-                del packed[session_id]
+                self._put(session_id, body)
             del aside[session_id]
-            self._added -= len(packed) - before
+
+    def _let_in(self) -> None:
+        """Nobody reads a frozen state any more."""
+        waiting = self._waiting
+        for session_id in list(islice(waiting, PACK_AT_ONCE)):
+            self._put(session_id, waiting[session_id])
+            del waiting[session_id]
+        if not waiting:
+            self._waiting = {}  # an emptied dict would keep its size
+
+    def _put(self, session_id: str, body: bytes | Literal[False]) -> None:
+        packed = self._packed
+        before = len(packed)
+        if body:
+            packed[session_id] = body
+        else:
+            packed.pop(session_id, None)
+        self._added -= len(packed) - before
 
     # -- frozen ------------------------------------------------------------------------------------------------------
 
     def freeze(self) -> FrozenSessions:
         """All as of now, for another thread to read. Changes cost memory until it is released."""
         self._readers += 1
-        return FrozenSessions(self._packed, self._aside.copy(), len(self), self._released)
+        return FrozenSessions(self._packed, self._newer(), len(self), self._released)
 
     def _released(self) -> None:
         self._readers -= 1
@@ -170,9 +207,9 @@ class Sessions:
 class FrozenSessions:
     """The sessions as of one moment, in the order of their creation."""
 
-    def __init__(self, packed: dict[str, bytes], aside: Aside, count: int, on_release: Callable[[], None]) -> None:
+    def __init__(self, packed: dict[str, bytes], newer: Newer, count: int, on_release: Callable[[], None]) -> None:
         self._packed = packed
-        self._aside = aside
+        self._newer = newer
         self._count = count
         self._on_release: Callable[[], None] | None = on_release
 
@@ -180,24 +217,24 @@ class FrozenSessions:
         return self._count
 
     def __iter__(self) -> Iterator[str]:
-        return _ids(self._packed, self._aside)
+        return _ids(self._packed, self._newer)
 
     def __getitem__(self, session_id: str) -> SessionRecord:
-        return self._aside.get(session_id) or _record(session_id, self._packed[session_id])
+        return _opened(session_id, self._newer.get(session_id) or self._packed[session_id])
 
     def values(self) -> Iterator[SessionRecord]:
-        return _values(self._packed, self._aside)
+        return _values(self._packed, self._newer)
 
     def packed_rows(self) -> Iterator[bytes]:
         """Each as the msgpack array of all its fields, id included."""
-        packed, aside = self._packed, self._aside
+        packed, newer = self._packed, self._newer
         for session_id, body in packed.items():
-            record = aside.get(session_id)
-            if record is None:
-                yield _ARRAY_17 + _pack(session_id) + body[_STATE_AT:]
-            elif record:
-                yield _pack(record)
-        yield from (_pack(record) for session_id, record in aside.items() if record and session_id not in packed)
+            found = newer.get(session_id)
+            if found is not False:
+                yield _row(session_id, found or body)
+        for session_id, found in newer.items():
+            if found and session_id not in packed:
+                yield _row(session_id, found)
 
     def release(self) -> None:
         """It is not read any more. On the machine's thread; a second time does nothing."""
@@ -206,18 +243,24 @@ class FrozenSessions:
             on_release()
 
 
-def _ids(packed: dict[str, bytes], aside: Aside) -> Iterator[str]:
-    old = (session_id for session_id in packed if aside.get(session_id) is not False)
-    return chain(old, (session_id for session_id, record in aside.items() if record and session_id not in packed))
+def _ids(packed: dict[str, bytes], newer: Newer) -> Iterator[str]:
+    old = (session_id for session_id in packed if newer.get(session_id) is not False)
+    return chain(old, (session_id for session_id, found in newer.items() if found and session_id not in packed))
 
 
-def _values(packed: dict[str, bytes], aside: Aside) -> Iterator[SessionRecord]:
+def _values(packed: dict[str, bytes], newer: Newer) -> Iterator[SessionRecord]:
     for session_id, body in packed.items():
-        record = aside.get(session_id)
-        if record is None:
-            yield _record(session_id, body)
-        elif record:
-            yield record
-    for session_id, record in aside.items():
-        if record and session_id not in packed:
-            yield record
+        found = newer.get(session_id)
+        if found is not False:
+            yield _opened(session_id, found or body)
+    for session_id, found in newer.items():
+        if found and session_id not in packed:
+            yield _opened(session_id, found)
+
+
+def _opened(session_id: str, found: SessionRecord | bytes) -> SessionRecord:
+    return _record(session_id, found) if isinstance(found, bytes) else found
+
+
+def _row(session_id: str, found: SessionRecord | bytes) -> bytes:
+    return _ARRAY_17 + _pack(session_id) + found[_STATE_AT:] if isinstance(found, bytes) else _pack(found)

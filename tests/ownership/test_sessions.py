@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -120,6 +121,11 @@ def test_a_quick_look_finds_state_and_owner_in_packed_and_recent_alike() -> None
     assert [found.session_id for found in sessions.in_state(FROZEN)] == ["a", "c", "d"]
     look = sessions.may_be_owned_by("n1")
     assert look("a") and look("d") and not look("b") and not look("nobody")
+    sessions["b"] = record("b", 2)
+    assert look("b")
+    sessions.pack_some()
+    assert not sessions._aside and look("a") and look("b") and look("d")
+    assert [found.session_id for found in sessions.in_state(FROZEN)] == ["a", "c", "d"]
 
 
 def test_many_are_put_in_at_once_but_none_twice() -> None:
@@ -179,6 +185,7 @@ def test_another_thread_is_never_shown_an_older_record_again() -> None:
     sessions["s"] = record("s", 1)
     sessions._packed = Watched(sessions._packed, look)
     sessions._aside = Watched(sessions._aside, look)
+    sessions._waiting = Watched(sessions._waiting, look)
     frozen = sessions.freeze()
     sessions["s"] = record("s", 2)
     sessions["s"] = record("s", 3)
@@ -187,6 +194,44 @@ def test_another_thread_is_never_shown_an_older_record_again() -> None:
     assert sessions["s"].state_version == 3 and not sessions._aside
     frozen = sessions.freeze()
     sessions["s"] = record("s", 4)
+    sessions.pack_some()
+    assert sessions._waiting and not sessions._aside
+    sessions["s"] = record("s", 5)
+    frozen.release()
+    sessions.pack_some()
+    assert sessions._aside and not sessions._waiting
+    frozen = sessions.freeze()
+    sessions.pack_some()
+    sessions["s"] = record("s", 6)
     frozen.release()
     del sessions["s"]
-    assert seen == sorted(seen) and seen[-1] == gone and len(sessions) == 0
+    assert sessions.get("s") is None
+    sessions.pack_some()
+    sessions.pack_some()
+    assert seen == sorted(seen) and seen[-1] == gone and len(sessions) == 0 and not sessions._packed
+
+
+@pytest.mark.usefixtures("small")
+def test_what_changes_while_a_frozen_state_is_read_is_no_work_for_the_garbage_collector() -> None:
+    """However long somebody reads: what changed is packed beside, and let in a little at a time afterwards."""
+    sessions = Sessions()
+    for session_id in IDS:
+        sessions[session_id] = record(session_id)
+    sessions.pack_some()
+    frozen = sessions.freeze()
+    for version in (2, 3):
+        for session_id in IDS:
+            sessions[session_id] = record(session_id, version)
+            sessions.pack_some()
+    sessions.pack_some()
+    assert not sessions._aside and set(sessions._waiting) == set(IDS)
+    assert not any(map(gc.is_tracked, sessions._waiting.values()))
+    assert {found.state_version for found in frozen.values()} == {1}
+    assert {found.state_version for found in sessions.values()} == {3}
+    frozen.release()
+    sessions.pack_some()
+    assert 0 < len(sessions._waiting) < len(IDS)
+    for _ in IDS:
+        sessions.pack_some()
+    assert not sessions._waiting and set(sessions._packed) == set(IDS)
+    assert {found.state_version for found in sessions.values()} == {3}
