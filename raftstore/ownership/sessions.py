@@ -21,10 +21,10 @@ import msgpack
 
 from raftstore.ownership.records import Row, SessionRecord
 
-# False: it is gone, and the packed one does not count any more
+# False: it is gone, and what is older does not count any more.
 Aside = dict[str, SessionRecord | Literal[False]]
 Waiting = dict[str, bytes | Literal[False]]
-Newer = dict[str, SessionRecord | bytes | Literal[False]]  # of both
+Newer = dict[str, SessionRecord | bytes | Literal[False]]  # both in one
 
 AT_HAND = 4_096  # of what was put aside stay there, once more have been
 PACK_LEAST = 256  # beyond that: to find the oldest ones has its price
@@ -37,6 +37,7 @@ _STATE_AT: Final = 3  # behind the header
 _OWNER_AT: Final = 4
 
 _new: Final = tuple.__new__  # a NamedTuple without the cost of its own constructor
+# One packer for all threads: see `commands`.
 _pack: Final[Callable[[object], bytes]] = msgpack.Packer(unicode_errors="surrogateescape").pack
 
 
