@@ -28,7 +28,8 @@ Newer = dict[str, SessionRecord | bytes | Literal[False]]  # both in one
 
 AT_HAND = 4_096  # of what was put aside stay there, once more have been
 PACK_LEAST = 256  # beyond that: to find the oldest ones has its price
-PACK_AT_ONCE = 2_048  # of what was put aside or waits, after an entry: more than an entry can put aside
+LET_IN_LEAST = 64  # of what waits, after an entry
+LET_IN_PER_MOVED = 4  # and this many for each that was packed then: so what waits comes to an end
 
 # A packed session is the array of all fields but the id: header, state (one byte), owner ...
 _ARRAY_16: Final = b"\xdc\x00\x10"
@@ -159,27 +160,34 @@ class Sessions:
         return look
 
     def pack_some(self) -> None:
-        """To be called now and then: pack some of what was put aside first, or let in some of what waits packed."""
+        """To be called after each entry: pack what was put aside first, and let in some of what waits packed.
+
+        As much as entries change, and no more: a follower that catches up applies many of them in one step.
+        """
+        moved = self._pack_oldest()
         if self._waiting and not self._readers:
-            self._let_in()
-            return
-        aside = self._aside
+            self._let_in(LET_IN_LEAST + LET_IN_PER_MOVED * moved)
+
+    def _pack_oldest(self) -> int:
+        aside, waiting = self._aside, self._waiting
         excess = len(aside) - AT_HAND
         if excess < PACK_LEAST:
-            return
-        for session_id in list(islice(aside, min(excess, PACK_AT_ONCE))):
+            return 0
+        must_wait = bool(self._readers or waiting)  # behind an older one that waits
+        for session_id in list(islice(aside, excess)):
             record = aside[session_id]
             body: bytes | Literal[False] = _pack(record[1:]) if record else False
-            if self._readers:
-                self._waiting[session_id] = body
+            if must_wait:
+                waiting[session_id] = body
             else:
                 self._put(session_id, body)
             del aside[session_id]
+        return excess
 
-    def _let_in(self) -> None:
+    def _let_in(self, count: int) -> None:
         """Nobody reads a frozen state any more."""
         waiting = self._waiting
-        for session_id in list(islice(waiting, PACK_AT_ONCE)):
+        for session_id in list(islice(waiting, count)):
             self._put(session_id, waiting[session_id])
             del waiting[session_id]
         if not waiting:

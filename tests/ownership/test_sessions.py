@@ -29,7 +29,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little is packed at once of what was put aside, and nothing stays there for long."""
     monkeypatch.setattr(module, "AT_HAND", 0)
     monkeypatch.setattr(module, "PACK_LEAST", 1)
-    monkeypatch.setattr(module, "PACK_AT_ONCE", 2)
+    monkeypatch.setattr(module, "LET_IN_LEAST", 2)
 
 
 STEPS = st.lists(
@@ -45,7 +45,7 @@ def test_it_is_a_dict_whatever_was_packed_and_whoever_reads_a_frozen_state(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "AT_HAND", at_hand)
         patch.setattr(module, "PACK_LEAST", 1)
-        patch.setattr(module, "PACK_AT_ONCE", 2)
+        patch.setattr(module, "LET_IN_LEAST", 2)
         sessions, plain = Sessions(), dict[str, SessionRecord]()
         frozen, expected = [], []
         for version, (what, session_id) in enumerate(steps, 1):
@@ -199,10 +199,12 @@ def test_another_thread_is_never_shown_an_older_record_again() -> None:
     sessions["s"] = record("s", 5)
     frozen.release()
     sessions.pack_some()
-    assert sessions._aside and not sessions._waiting
+    assert sessions["s"].state_version == 5 and not sessions._aside and not sessions._waiting
+    sessions._waiting = Watched(sessions._waiting, look)
     frozen = sessions.freeze()
-    sessions.pack_some()
     sessions["s"] = record("s", 6)
+    sessions.pack_some()
+    sessions["s"] = record("s", 7)
     frozen.release()
     del sessions["s"]
     assert sessions.get("s") is None
