@@ -12,6 +12,8 @@ import pytest
 from jepsen_like.sim.plan import draw
 from jepsen_like.sim.run import Options, run_seed
 from jepsen_like.sim.world import World
+from raftstore.ownership import sessions
+from raftstore.ownership.sessions import Sessions
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = Options(time_limit_s=12)
@@ -55,3 +57,22 @@ def test_a_seed_decides_everything() -> None:
 def test_two_seeds_differ() -> None:
     """Another seed is another run."""
     assert run_seed(1, SHORT).digest != run_seed(2, SHORT).digest
+
+
+@pytest.mark.plain
+def test_what_is_packed_and_when_changes_no_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With bounds so small that all sessions are packed, and wait while a snapshot is written: the same to the byte."""
+    expected = run_seed(4, SHORT)
+    waited = 0
+    let_in = Sessions._let_in
+
+    def counted(self: Sessions, count: int) -> None:
+        nonlocal waited
+        waited += 1
+        let_in(self, count)
+
+    monkeypatch.setattr(Sessions, "_let_in", counted)
+    for name, bound in (("AT_HAND", 0), ("PACK_LEAST", 1), ("LET_IN_LEAST", 1), ("LET_IN_PER_MOVED", 0)):
+        monkeypatch.setattr(sessions, name, bound)
+    assert run_seed(4, SHORT).digest == expected.digest
+    assert waited > 0
